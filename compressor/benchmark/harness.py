@@ -1,0 +1,180 @@
+"""The latency harness: every model of a comparison alive in the same fresh processes, timed in turns."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressor.benchmark.inputs import Shapes
+from compressor.benchmark.machine import between, disturbance, snapshot, usable_cores
+from compressor.benchmark.process import Job, run_in_fresh_process
+from compressor.benchmark.samples import Samples
+from compressor.benchmark.schema import DATA, BenchmarkKeys, Cell, Provider
+from compressor.benchmark.sessions import check_provider
+from compressor.errors import UserError
+from compressor.schema import suggest
+
+DEFAULTS = BenchmarkKeys()
+DATA_LENGTHS = 16
+"""How many lengths stand for the distribution of a data set's."""
+SPINNING = {"cpu": "onnxruntime's default, in one thread pool for all models", "cuda": "does not apply"}
+
+Progress = Callable[[str, float], None]
+Rows = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured: rows for `results.json` by model, and the conditions, a dict a cell.
+
+    `speedup` compares with the reference and leaves it out; `samples` are the runs themselves, a set a cell.
+    """
+
+    latency: Rows
+    speedup: Rows
+    conditions: list[dict[str, Any]]
+    samples: list[Samples]
+
+    def speedup_over(self, reference: str) -> Rows:
+        """Speedups over any other of the measured models, from the same runs."""
+        return _speedups(self.samples, reference)
+
+
+def measure(
+    models: Mapping[str, Path],
+    cells: Sequence[Cell],
+    *,
+    reference: str,
+    seconds: float = DEFAULTS.seconds,
+    processes: int = DEFAULTS.processes,
+    seed: int = 0,
+    progress: Progress | None = None,
+    raw_dir: Path | None = None,
+    overrides: Shapes | None = None,
+    lengths: Sequence[int] | None = None,
+) -> Measurement:
+    """Time `models` (name: ONNX file) in every cell, and compare each with `reference`.
+
+    A cell takes `processes` (two or more) fresh processes. Each opens all models, warms them up, and runs
+    them in turns, in random order, for `seconds` and at least ten rounds. `progress` gets a text and the
+    fraction done; `raw_dir` gets the single runs (`raw` in a row names the file, relative to it); `overrides`
+    are the shapes of unusual inputs; `lengths` are what a cell with `sequence_length` "data" times, see
+    `measure_lengths`.
+    Raises UserError before anything is timed where a model, provider or number of threads is not to be had.
+    """
+    if processes < 2:
+        raise UserError(f"an interval needs 2 processes or more, not {processes}; 6 give a good one")
+    if reference not in models:
+        raise UserError(
+            f"the model to compare with, '{reference}', is not measured{suggest(reference, models)}"
+        )
+    check_possible(models, cells)
+    samples, conditions = [], []
+    for number, cell in enumerate(cells):
+
+        def report(process: int, number: int = number, cell: Cell = cell) -> None:
+            if progress:
+                done = (number * processes + process) / (len(cells) * processes)
+                progress(f"timing {cell}: process {process + 1} of {processes}", done)
+
+        job = Job(
+            models=[str(path.resolve()) for path in models.values()],
+            provider=cell.provider,
+            threads=cell.threads,
+            shapes=_shapes(cell, lengths),
+            seconds=seconds,
+            seed=seed,
+            overrides=dict(overrides or {}),
+        )
+        timed, seen = _time_cell(cell, tuple(models), job, processes, report)
+        samples.append(timed)
+        conditions.append(seen)
+    latency = {name: [_latency(timed, name, raw_dir) for timed in samples] for name in models}
+    return Measurement(latency, _speedups(samples, reference), conditions, samples)
+
+
+def measure_lengths(
+    models: Mapping[str, Path],
+    lengths: Sequence[int],
+    *,
+    reference: str,
+    provider: Provider = "cpu",
+    threads: int = DEFAULTS.threads[0],
+    **options: Any,
+) -> Measurement:
+    """Time the real lengths (in tokens) of a data set: one example at a time, without padding.
+
+    Sixteen lengths, at even steps through the sorted `lengths`, stand for all. The one cell has
+    `sequence_length` "data"; its p50 is that of the mix, its speedup the mean over the lengths. `options` as
+    in `measure`.
+    """
+    cell = Cell(provider, threads, 1, DATA)
+    return measure(models, [cell], reference=reference, lengths=lengths, **options)
+
+
+def _shapes(cell: Cell, lengths: Sequence[int] | None) -> list[tuple[int, int]]:
+    """The (batch, sequence) pairs that are timed in turns in one cell."""
+    if isinstance(cell.sequence_length, int):
+        return [(cell.batch_size, cell.sequence_length)]
+    if lengths is None or len(lengths) == 0:
+        raise UserError("there are no real lengths to time: the data set is empty")
+    steps = (np.arange(DATA_LENGTHS) + 0.5) / DATA_LENGTHS
+    return [(cell.batch_size, int(length)) for length in np.quantile(lengths, steps, method="nearest")]
+
+
+def _time_cell(
+    cell: Cell, models: tuple[str, ...], job: Job, processes: int, report: Callable[[int], None]
+) -> tuple[Samples, dict[str, Any]]:
+    """Run `job` in `processes` processes, and watch what else the machine does meanwhile."""
+    before = snapshot()
+    results = []
+    for process in range(processes):
+        report(process)
+        results.append(run_in_fresh_process(job.again(process)))
+    seen = between(before, snapshot())
+    count = len(models)
+    samples = Samples(
+        cell=cell,
+        models=models,
+        ms=[result["ms"][:, :count] for result in results],
+        shape=[result["shape"] for result in results],
+        cold_ms=np.array([result["cold_ms"] for result in results]),
+        host_ms=[result["ms"][:, count:] for result in results] if cell.provider == "cuda" else None,
+    )
+    return samples, {
+        **cell.keys(),
+        "processes": processes,
+        "seconds": job.seconds,
+        "spinning": SPINNING[cell.provider],
+        "warmup_rounds": [int(result["warmup"][0]) for result in results],
+        "settled": all(bool(result["warmup"][1]) for result in results),
+        "beside": seen,
+        "disturbance": disturbance(seen),
+    }
+
+
+def check_possible(models: Mapping[str, Path], cells: Sequence[Cell]) -> None:
+    """Raise UserError for what cannot be measured here, before the first second is spent."""
+    missing = [str(path) for path in models.values() if not path.is_file()]
+    if missing:
+        raise UserError(f"no such file: {', '.join(missing)}")
+    for provider in {cell.provider for cell in cells}:
+        check_provider(provider)
+    most = max((cell.threads for cell in cells if cell.provider == "cpu"), default=1)
+    if most > usable_cores():
+        raise UserError(
+            f"{most} threads are to be timed, but only {usable_cores()} cores can be used here; "
+            "lower benchmark.threads (bench: --threads), or measure where it will be served"
+        )
+
+
+def _latency(samples: Samples, model: str, raw_dir: Path | None) -> dict[str, Any]:
+    raw = samples.save(model, raw_dir) if raw_dir else None
+    return samples.latency(model, raw)
+
+
+def _speedups(samples: Sequence[Samples], reference: str) -> Rows:
+    names = [name for name in samples[0].models if name != reference] if samples else []
+    return {name: [timed.speedup(name, reference) for timed in samples] for name in names}

@@ -1,0 +1,77 @@
+"""The recipe's `benchmark` block: what is timed, and for how long."""
+
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from compressor.schema import Keys
+
+Provider = Literal["cpu", "cuda"]
+Count = Annotated[int, Field(ge=1)]
+
+DATA = "data"
+"""The `sequence_length` of a cell that times the real lengths of a data set instead of one length."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid. `part` names the graph of a model made of several, else `forward`.
+
+    `sequence_length` is a number of tokens, or "data" for a data set's real lengths.
+    """
+
+    provider: Provider
+    threads: int
+    batch_size: int
+    sequence_length: int | str
+    part: str = "forward"
+
+    def __str__(self) -> str:
+        """The cell in words, as shown while it is measured."""
+        length = "real lengths" if self.sequence_length == DATA else f"{self.sequence_length} tokens"
+        threads = "" if self.provider == "cuda" else f", {self.threads} threads"
+        return f"{self.provider}{threads}, batch {self.batch_size}, {length}, {self.part}"
+
+    @property
+    def slug(self) -> str:
+        """A file name for the cell: `cpu-t2-b1-s128-forward`."""
+        return f"{self.provider}-t{self.threads}-b{self.batch_size}-s{self.sequence_length}-{self.part}"
+
+    def keys(self) -> dict[str, Any]:
+        """The columns that name this cell in `results.json`."""
+        return asdict(self)
+
+
+class BenchmarkKeys(Keys):
+    """The grid that is timed; a cell takes about `processes` x (`seconds` + start and warm-up).
+
+    Example:
+        benchmark: {providers: [cpu], threads: [2], batch_sizes: [1, 8], sequence_lengths: [128, 384]}
+    """
+
+    providers: list[Provider] = Field(["cpu"], min_length=1)
+    threads: list[Count] = Field([2], min_length=1, description="threads of one inference; CPU only")
+    batch_sizes: list[Count] = Field([1], min_length=1)
+    sequence_lengths: list[Count] = Field([128], min_length=1, description="tokens, without padding")
+    seconds: float = Field(
+        3.0, gt=0, description="timed seconds of a cell in each process, all models together"
+    )
+    processes: int = Field(6, ge=3, description="fresh processes a cell; the interval rests on their number")
+
+    @field_validator("providers", "threads", "batch_sizes", "sequence_lengths")
+    @classmethod
+    def _once_each(cls, values: list[Any]) -> list[Any]:
+        twice = sorted({str(value) for value in values if values.count(value) > 1})
+        if twice:
+            raise ValueError(f"lists {', '.join(twice)} twice")
+        return values
+
+    def cells(self) -> list[Cell]:
+        """The grid in the order written; the first is the one targets and gates mean by default.
+
+        A GPU is timed with the first number of threads only: its kernels do not run on them.
+        """
+        grid = product(self.providers, self.threads, self.batch_sizes, self.sequence_lengths)
+        return [Cell(*point) for point in grid if point[0] == "cpu" or point[1] == self.threads[0]]

@@ -1,0 +1,159 @@
+"""What runs in a measuring process: `python -m compressor.benchmark.worker RESULT.npz`, the job on stdin."""
+
+import gc
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Barrier, Thread
+from time import perf_counter, perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from compressor.benchmark.process import Job
+from compressor.benchmark.sessions import host_call, open_session, random_inputs, run_call, share_threads
+from compressor.errors import UserError
+
+WARMUP_ROUNDS = 10
+"""Warm-up rounds at least; as many again of timed rounds are the least."""
+WINDOW = 5
+SETTLED = 0.05
+"""Warm when the median of the last `WINDOW` runs is within this of the median of the `WINDOW` before."""
+
+Call = Callable[[], Any]
+
+
+def time_models(job: Job) -> dict[str, np.ndarray]:
+    """Open all models at once, warm them up, then time them in rounds.
+
+    Returns `ms` [rounds, columns]: a column a model, on CUDA a second one each with host copies; `shape`
+    [rounds]: which of the job's shapes a round used; `cold_ms` [models]: opening the session plus its first
+    run; and `warmup`: the number of warm-up rounds and whether the medians had settled after them.
+    """
+    if job.provider == "cpu":
+        share_threads(job.threads)
+    calls, cold = _open(job)
+    rng = np.random.default_rng(job.seed)
+    gc.collect()
+    gc.disable()
+    warmup = _warm_up(calls, job.seconds, rng)
+    times, shapes = time_rounds(calls, job.seconds, rng)
+    return {"ms": times, "shape": shapes, "cold_ms": cold, "warmup": warmup}
+
+
+def time_rounds(
+    calls: Sequence[Sequence[Call]], seconds: float, rng: np.random.Generator, least: int = WARMUP_ROUNDS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Time `calls[shape][column]` in rounds, all columns of one shape each in random order.
+
+    Every shape gets its round, in random order, before any gets the next. Ends after `seconds` and `least`
+    rounds. Returns milliseconds [rounds, columns] and the shape of each round.
+    """
+    rows: list[np.ndarray] = []
+    shapes: list[int] = []
+    end = perf_counter() + seconds
+    while perf_counter() < end or len(rows) < least:
+        for shape in rng.permutation(len(calls)):
+            rows.append(_round(calls[shape], rng))
+            shapes.append(int(shape))
+    return np.array(rows) / 1e6, np.array(shapes)
+
+
+def count_examples(job: Job) -> dict[str, np.ndarray]:
+    """Run `job.sessions` sessions of each model side by side. Returns `examples_per_second` [models]."""
+    return {"examples_per_second": np.array([_throughput(Path(path), job) for path in job.models])}
+
+
+def _open(job: Job) -> tuple[list[list[Call]], np.ndarray]:
+    """`calls[shape][column]`, and each model's cold start in ms. Job by job another model is opened first."""
+    count = len(job.models)
+    columns: list[list[Call]] = [[] for _ in range(count)]
+    on_host: list[list[Call]] = [[] for _ in range(count)]
+    cold = np.zeros(count)
+    for position in range(count):
+        model = (job.first + position) % count
+        start = perf_counter()
+        session = open_session(Path(job.models[model]), job.provider, job.threads, shared_threads=True)
+        opening = perf_counter() - start
+        for batch, sequence in job.shapes:
+            inputs = random_inputs(session, batch, sequence, job.seed, job.overrides)
+            columns[model].append(run_call(session, inputs, job.provider))
+            on_host[model].append(host_call(session, inputs))
+        cold[model] = 1e3 * opening + _run(columns[model][0]) / 1e6
+    both = columns if job.provider == "cpu" else columns + on_host
+    return [list(shape) for shape in zip(*both, strict=True)], cold
+
+
+def _warm_up(calls: Sequence[Sequence[Call]], seconds: float, rng: np.random.Generator) -> np.ndarray:
+    """Run 10 rounds and all shapes, then go on until every model's median settles or `seconds` are over."""
+    end = perf_counter() + seconds
+    rows: list[np.ndarray] = []
+    while True:
+        rows.extend(time_rounds(calls, 0.0, rng, least=1 if rows else WARMUP_ROUNDS)[0])
+        settled = _settled(np.array(rows))
+        if settled or perf_counter() > end:
+            return np.array([len(rows), settled])
+
+
+def _settled(times: np.ndarray) -> bool:
+    last, before = np.median(times[-WINDOW:], axis=0), np.median(times[-2 * WINDOW : -WINDOW], axis=0)
+    return bool(np.all(np.abs(last / before - 1) < SETTLED))
+
+
+def _round(calls: Sequence[Call], rng: np.random.Generator) -> np.ndarray:
+    times = np.empty(len(calls))
+    for column in rng.permutation(len(calls)):
+        times[column] = _run(calls[column])
+    return times
+
+
+def _run(call: Call) -> int:
+    """Nanoseconds of one call."""
+    start = perf_counter_ns()
+    call()
+    return perf_counter_ns() - start
+
+
+def _throughput(path: Path, job: Job) -> float:
+    """Examples per second of one model in `job.sessions` sessions, each on a Python thread of its own."""
+    ((batch, sequence),) = job.shapes
+    calls = []
+    for _ in range(job.sessions):
+        session = open_session(path, job.provider, job.threads)
+        inputs = random_inputs(session, batch, sequence, job.seed, job.overrides)
+        calls.append(run_call(session, inputs, job.provider))
+    ready = Barrier(job.sessions)
+    rates = [0.0] * job.sessions
+
+    def work(number: int) -> None:
+        for _ in range(WARMUP_ROUNDS):
+            calls[number]()
+        ready.wait()
+        runs, start = 0, perf_counter()
+        while (spent := perf_counter() - start) < job.seconds or runs == 0:
+            calls[number]()
+            runs += 1
+        rates[number] = runs * batch / spent
+
+    threads = [Thread(target=work, args=(number,)) for number in range(job.sessions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(rates)
+
+
+def main() -> int:
+    """Do the job on standard input, save its arrays; what is wrong with the job goes to standard error."""
+    job = Job.from_json(sys.stdin.read())
+    try:
+        arrays = count_examples(job) if job.sessions else time_models(job)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    np.savez(sys.argv[1], **arrays)  # type: ignore[arg-type]
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""The verbs, thin: parse, call, print. Imports nothing heavy: each verb loads what it needs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from compressor import __version__
+from compressor.errors import CompressorError, GateError, UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Makes a transformer several times faster on the server that really runs it, and proves it.",
+)
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="a recipe file (.yaml)")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the recipe")]
+Output = Annotated[Path | None, typer.Option(help="the run's folder (default: runs/<name>)")]
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def out(*values: Any) -> None:
+    """Print to standard output, as rich as the terminal allows."""
+    from rich.console import Console
+
+    console = Console()
+    for value in values:
+        console.print(value, highlight=False, soft_wrap=isinstance(value, str))
+
+
+def _pipeline(recipe: Path, sets: list[str] | None, output: Path | None, processes: int = 1) -> Any:
+    from compressor.log import quiet_libraries
+
+    quiet_libraries()
+    from compressor.pipeline import Pipeline
+    from compressor.recipe import load_recipe
+
+    loaded = load_recipe(recipe, sets or [])
+    return Pipeline(loaded, output or Path("runs") / loaded.recipe.name, processes=processes)
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    sets: Sets = None,
+    output: Output = None,
+    start: Annotated[str | None, typer.Option("--from", metavar="ID", help="redo this stage and all after it")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="redo everything")] = False,
+    nproc: Annotated[int, typer.Option(min=1, help="processes that train together")] = 1,
+) -> None:
+    """Run a recipe: fine-tune, prune, slice, export, quantize, measure, gate."""
+    from compressor.log import log_to
+
+    pipeline = _pipeline(recipe, sets, output, nproc)
+    results = pipeline.run(start, fresh, started=lambda: log_to(pipeline.output / "run.log"))
+    from compressor.report.console import summary_table
+    from compressor.report.verdict import verdict
+    from compressor.results import passed
+
+    out(summary_table(results))
+    for name, value in results["task"]["reference_points"].items():
+        out(f"reference point {name.replace('_', ' ')}: {value:.4f}")
+    out(verdict(results))
+    good = passed(results, pipeline.recipe.gates.on_noise)
+    where = pipeline.output / ("artifact" if good else f"rejected/{results['final']}")
+    out(f"{'artifact' if good else 'refused'}: {where}", f"report: {pipeline.output / 'report.html'}")
+    if not good:
+        missed = [g["name"] + (" (inconclusive)" if g["inconclusive"] else "") for g in results["gates"] if not g["passed"]]
+        raise GateError(f"gates not passed: {', '.join(missed)}")
+
+
+@app.command()
+def plan(recipe: RecipePath, sets: Sets = None, output: Output = None) -> None:
+    """Show what a run would do, offline: stages, data, shapes, time, disk, memory."""
+    pipeline = _pipeline(recipe, sets, output)
+    from compressor.plan import plan as make_plan
+    from compressor.views import plan_view
+
+    out(*plan_view(make_plan(pipeline)))
+
+
+@app.command()
+def validate(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...")], sets: Sets = None) -> None:
+    """Check recipes and list everything that is wrong in all of them."""
+    from compressor.recipe import load_recipe
+
+    problems = []
+    for path in recipes:
+        try:
+            load_recipe(path, sets or [])
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    out(f"{len(recipes)} recipe{'s' if len(recipes) > 1 else ''} valid")
+
+
+@app.command()
+def bench(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
+    baseline: Annotated[Path | None, typer.Option(help="another ONNX file to compare with")] = None,
+    batch: Annotated[str, typer.Option(help="batch sizes, such as 1,8")] = "1",
+    seq: Annotated[str, typer.Option(help="sequence lengths, such as 128,384")] = "128",
+    threads: Annotated[str, typer.Option(help="threads of one inference, such as 1,2")] = "",
+    provider: Annotated[str, typer.Option(help="cpu, cuda or both")] = "cpu",
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", metavar="NAME=SHAPE", help="shape of an unusual input, such as x=1x80")
+    ] = None,
+    lengths: Annotated[
+        Path | None, typer.Option(metavar="RECIPE", help="also time the real lengths of a recipe's validation data")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="timed seconds of a cell in each process")] = 3.0,
+    processes: Annotated[int, typer.Option(min=3, help="fresh processes a cell")] = 6,
+    json_to: Annotated[Path | None, typer.Option("--json", help="also write the figures to this file")] = None,
+) -> None:
+    """Time any ONNX model on onnxruntime, alone or against another."""
+    from compressor.views import bench_models
+
+    out(
+        *bench_models(
+            model, baseline, batch, seq, threads, provider, inputs or [], lengths, seconds, processes, json_to
+        )
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="a checkpoint folder or an artifact")],
+    recipe: Annotated[Path, typer.Option(help="the recipe whose task it is scored on")],
+    sets: Sets = None,
+) -> None:
+    """Task metrics of a checkpoint folder (by PyTorch) or an artifact (by onnxruntime)."""
+    from compressor.views import evaluate_model
+
+    pipeline = _pipeline(recipe, sets, None)
+    out(evaluate_model(pipeline, model))
+
+
+@app.command()
+def inspect(model: Annotated[Path, typer.Argument(help="a checkpoint folder, an artifact or an .onnx file")]) -> None:
+    """Show what is left of a model, layer by layer."""
+    from compressor.views import inspect_model
+
+    out(inspect_model(model))
+
+
+@app.command()
+def verify(artifact: Annotated[Path, typer.Argument(help="an artifact folder")]) -> None:
+    """Check an artifact's hashes, load it, and replay its stored sample."""
+    from compressor.log import quiet_libraries
+
+    quiet_libraries()
+    from compressor.stages.package import verify as check
+
+    figures = check(artifact)
+    out(
+        f"verified: {figures['files']} files, sample within {figures['max_abs_error']:.1e} "
+        f"(allowed {figures['tolerance']:.0e})"
+    )
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of finished runs")],
+    output: Annotated[Path, typer.Option(help="the page to write")] = Path("comparison.html"),
+) -> None:
+    """Put runs in one table and one accuracy-against-latency plot."""
+    from compressor.views import compare_runs
+
+    out(*compare_runs(runs, output))
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    from compressor.views import recipes_view
+
+    out(recipes_view())
+
+
+@app.command()
+def new(
+    model: Annotated[str, typer.Option(help="hub id or folder of the model")],
+    task: Annotated[str, typer.Option(help="text-classification, token-classification or question-answering")],
+    target: Annotated[Path, typer.Argument(metavar="RECIPE", help="the file to write")] = Path("recipe.yaml"),
+) -> None:
+    """Write a commented recipe for a model and a task."""
+    from compressor.views import write_new
+
+    out(write_new(model, task, target))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    import json
+
+    from compressor.recipe import json_schema
+
+    sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, providers, instruction sets, and what is missing."""
+    from compressor.views import doctor_view
+
+    out(*doctor_view())
+
+
+def _version(value: bool) -> None:
+    if value:
+        out(f"compressor {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    if debug:
+        os.environ["COMPRESSOR_DEBUG"] = "1"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program and return its exit code (see `errors`); one clear message instead of a traceback."""
+    command = typer.main.get_command(app)
+    try:
+        return int(command.main(arguments, prog_name="compressor", standalone_mode=False) or 0)
+    except CompressorError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on where it stopped", 130)
+    except OSError as error:
+        if error.errno in FULL:
+            return _fail(f"no space left where {error.filename or 'the run'} is written; make room and run again", 1)
+        return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    kind = {c.__name__ for c in type(error).__mro__}
+    if "Abort" in kind:
+        return _fail("interrupted; the same command goes on where it stopped", 130)
+    if "ClickException" in kind:  # typer carries its own click, or depends on it: known by name in both cases
+        message = error.format_message()  # type: ignore[attr-defined]
+        return _fail(message or f"see `compressor {' '.join(sys.argv[1:2])} --help`", 2)
+    if any(sign in str(error) for sign in ("No space left", "os error 28", "File too large")):
+        return _fail("no space left on the disk; make room and run again", 1)
+    first = str(error).strip().splitlines()
+    return _fail(f"{type(error).__name__}: {first[0] if first else ''} (--debug shows where)", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    if os.environ.get("COMPRESSOR_DEBUG") and sys.exc_info()[0]:
+        traceback.print_exc()
+    sys.stderr.write(f"error: {message}\n")
+    return code
+
+
+def entry() -> None:
+    """Console script."""
+    sys.exit(main())

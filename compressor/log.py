@@ -1,0 +1,31 @@
+"""Where the libraries' own chatter goes: into the run's log, not between the user and the progress bar."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+
+def quiet_libraries() -> None:
+    """Silence progress bars, advice and telemetry of the libraries; errors still come through."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    warnings.filterwarnings("ignore")
+    for name in ("transformers", "optimum", "datasets", "torch.onnx", "torch.distributed.elastic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def log_to(path: Path) -> logging.Handler:
+    """Write everything that is logged from now on to `path` too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    logging.getLogger("compressor").setLevel(logging.INFO)
+    return handler

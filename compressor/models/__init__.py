@@ -1,0 +1,1 @@
+"""What a transformer is made of: architecture tables, structures, gates, slicing, checkpoints."""

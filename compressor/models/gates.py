@@ -1,0 +1,139 @@
+"""Trying a structure without cutting: hooks that multiply units by gates and bypass absent sub-layers.
+
+A head gate multiplies the head's slice of the output projection's input, a neuron gate that neuron's input
+to the FFN output projection. With every gate at zero a sub-layer is its bias, exactly what slicing leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from compressor.models.architecture import StackTable, SubLayerTable, architecture_of, structure_of
+from compressor.models.structure import Structure, SubLayer
+
+
+def gate_input(projection: nn.Module, values: Callable[[], Tensor], unit_size: int) -> RemovableHandle:
+    """Multiply what enters `projection` by `values()` (one value a unit, `unit_size` features each).
+
+    The values may be learned: they are asked for at every forward pass.
+    """
+
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        gates = values().repeat_interleave(unit_size) if unit_size > 1 else values()
+        return (args[0] * gates.to(args[0].dtype), *args[1:])
+
+    return projection.register_forward_pre_hook(hook)
+
+
+class Gates:
+    """Holds a model to a `Structure` until removed; also a context manager.
+
+    The model keeps its shapes and computes what the sliced model would compute (to 1e-5 in float32).
+    """
+
+    def __init__(self, model: PreTrainedModel, structure: Structure) -> None:
+        self.model = model
+        self.structure = structure
+        self._handles: list[RemovableHandle] = []
+        self._bypassed: set[nn.Module] = set()
+        self._architecture = architecture_of(model.config)
+        self._install(structure_of(model))
+
+    def __enter__(self) -> Gates:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Give the model back as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _install(self, current: Structure) -> None:
+        wanted = {(la.stack, la.index): la for la in self.structure.layers}
+        position: dict[str, int] = {}
+        for layer in current.layers:
+            stack = self._architecture.stack(layer.stack)
+            at = position[layer.stack] = position.get(layer.stack, -1) + 1
+            module = self._architecture.layers(self.model, stack)[at]
+            target = wanted.get((layer.stack, layer.index))
+            for table in stack.sublayers:
+                have = layer.sublayers[table.name]
+                want = target.sublayers[table.name] if target else SubLayer(absent=True)
+                self._hold(module, stack, table, have, want)
+        if self.structure.hidden != current.hidden:
+            self._hold_hidden(current)
+
+    def _hold(
+        self, layer: nn.Module, stack: StackTable, table: SubLayerTable, have: SubLayer, want: SubLayer
+    ) -> None:
+        if have.absent or have == want:
+            return
+        output, norm = layer.get_submodule(table.output), layer.get_submodule(table.norm)
+        if want.absent:
+            self._bypassed.add(norm)
+            self._handles += [
+                output.register_forward_hook(lambda _m, _a, out: torch.zeros_like(out)),
+                norm.register_forward_hook(lambda _m, args, _out: args[0]),
+            ]
+            return
+        keep = set(want.kept)
+        mask = torch.tensor([float(unit in keep) for unit in have.kept])
+        size = self.structure.sizes.unit_size(table.name)
+        weight: Any = output.weight
+        self._handles.append(gate_input(output, lambda: mask.to(weight.device), size))
+
+    def _hold_hidden(self, current: Structure) -> None:
+        """Zero the dead dimensions wherever the residual stream is written through a norm or a projection."""
+        columns = [i for i, d in enumerate(sorted(current.hidden_kept())) if d in self.structure.hidden_kept()]
+        index = torch.tensor(columns)
+        base = self.model.base_model
+        for module in hidden_writers(self.model):
+            if module in self._bypassed:
+                continue
+            if isinstance(module, nn.LayerNorm):
+                self._handles.append(module.register_forward_hook(_norm_over(index)))
+            elif module is getattr(base, self._architecture.embeddings_projection or "", None):
+                self._handles.append(module.register_forward_hook(_only(index)))
+
+
+def hidden_writers(model: PreTrainedModel) -> list[nn.Module]:
+    """Norms and projections after which the residual stream is made, embeddings first."""
+    architecture = architecture_of(model.config)
+    base = model.base_model
+    projection = getattr(base, architecture.embeddings_projection or "", None)
+    writers: list[nn.Module] = [projection or base.get_submodule(architecture.embeddings_norm)]
+    for stack in architecture.stacks:
+        for layer in architecture.layers(model, stack):
+            writers += [layer.get_submodule(table.norm) for table in stack.sublayers]
+    return writers
+
+
+def _only(index: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def hook(_module: nn.Module, _args: Any, out: Tensor) -> Tensor:
+        kept = index.to(out.device)
+        return torch.zeros_like(out).index_copy(-1, kept, out.index_select(-1, kept))
+
+    return hook
+
+
+def _norm_over(index: Tensor) -> Callable[[nn.LayerNorm, tuple[Tensor, ...], Tensor], Tensor]:
+    def hook(norm: nn.LayerNorm, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        kept = index.to(out.device)
+        values = nn.functional.layer_norm(
+            args[0].index_select(-1, kept), (len(kept),), norm.weight[kept], norm.bias[kept], norm.eps
+        )
+        return torch.zeros_like(out).index_copy(-1, kept, values)
+
+    return hook

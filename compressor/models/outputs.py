@@ -1,0 +1,89 @@
+"""A model's logits over a whole data set, unpadded, whatever runs it; and their storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compressor.files import appearing
+from compressor.schema import Progress
+
+Array = NDArray[Any]
+Outputs = dict[str, list[Array]]
+"""Per output name, one array a feature: (labels,) or (length, ...) without padding."""
+
+Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
+Runner = Callable[[Mapping[str, Tensor]], Mapping[str, Array]]
+
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+def collect_outputs(
+    run: Runner,
+    features: Sequence[Mapping[str, Any]],
+    collate: Collate,
+    names: Sequence[str],
+    progress: Progress,
+    batch_size: int = 32,
+    title: str = "predict",
+) -> Outputs:
+    """What `run` makes of every feature, in the features' order; batches are of similar length."""
+    rows = [{k: v for k, v in row.items() if k in MODEL_INPUTS} for row in features]
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
+    found: dict[str, list[Any]] = {name: [None] * len(rows) for name in names}
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        inputs = collate([dict(rows[i]) for i in indices])
+        outputs = run(inputs)
+        for name in names:
+            values = np.asarray(outputs[name], dtype=np.float32)
+            # Sequence logits are (batch, labels); everything else has a token axis.
+            per_token = values.ndim == 3 or name != "logits"
+            for at, i in enumerate(indices):
+                length = len(rows[i]["input_ids"]) if per_token else values.shape[1]
+                found[name][i] = values[at, :length].copy()
+        progress(title, (start + len(indices)) / len(order))
+    return found
+
+
+def torch_runner(model: PreTrainedModel) -> Runner:
+    """Runs a PyTorch model (put into eval mode) on its own device."""
+    model.eval()
+
+    @torch.inference_mode()
+    def run(inputs: Mapping[str, Tensor]) -> Mapping[str, Array]:
+        output = model(**{k: v.to(model.device) for k, v in inputs.items()})
+        return {k: v.float().cpu().numpy() for k, v in output.items() if isinstance(v, Tensor)}
+
+    return run
+
+
+def save_outputs(path: Path, outputs: Outputs) -> None:
+    """Store outputs as one npz, atomically."""
+    arrays: dict[str, Any] = {}
+    for name, rows in outputs.items():
+        arrays[f"{name}.values"] = np.concatenate([row.reshape(-1) for row in rows])
+        arrays[f"{name}.lengths"] = np.array([len(row) for row in rows])
+        arrays[f"{name}.tail"] = np.array(rows[0].shape[1:], dtype=int)
+    with appearing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def load_outputs(path: Path) -> Outputs:
+    """Inverse of `save_outputs`."""
+    with np.load(path, allow_pickle=False) as stored:
+        names = [key.removesuffix(".values") for key in stored.files if key.endswith(".values")]
+        outputs: Outputs = {}
+        for name in names:
+            tail = tuple(stored[f"{name}.tail"])
+            ends = np.cumsum(stored[f"{name}.lengths"])[:-1]
+            rows = stored[f"{name}.values"].reshape(-1, *tail)
+            outputs[name] = list(np.split(rows, ends))
+    return outputs

@@ -1,0 +1,67 @@
+"""Random inputs for a model, and the check that two models compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PretrainedConfig, PreTrainedModel
+
+from compressor.errors import GateError
+from compressor.models.architecture import architecture_of
+
+SHAPES = ((1, 1), (1, 7), (2, 16), (3, 33), (8, 24), (1, 64))
+TOLERANCE = 1e-4
+
+
+def varied_inputs(config: PretrainedConfig, seed: int = 0) -> Iterator[dict[str, NDArray[np.int64]]]:
+    """Batches of several sizes and lengths with random padding at the end of rows."""
+    random = np.random.default_rng(seed)
+    names = architecture_of(config).inputs
+    pad = config.pad_token_id or 0
+    positions = getattr(config, "max_position_embeddings", 512) - 2
+    for batch, length in SHAPES:
+        length = min(length, positions)
+        ids = random.integers(min(5, config.vocab_size - 1), config.vocab_size, (batch, length))
+        lengths = random.integers(1, length + 1, batch)
+        lengths[0] = length
+        mask = (np.arange(length)[None, :] < lengths[:, None]).astype(np.int64)
+        types = (np.arange(length)[None, :] >= length // 2) * mask
+        if getattr(config, "type_vocab_size", 2) < 2:
+            types = types * 0
+        every = {"input_ids": np.where(mask == 1, ids, pad), "attention_mask": mask, "token_type_ids": types}
+        yield {name: every[name].astype(np.int64) for name in names}
+
+
+def real_positions(values: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Values of real tokens only, where values are per token; else all."""
+    return values[mask == 1] if values.shape[:2] == mask.shape else values
+
+
+@torch.inference_mode()
+def torch_outputs(model: PreTrainedModel, inputs: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
+    """All logits of `model` for one batch, by name."""
+    output = model(**{k: torch.from_numpy(v).to(model.device) for k, v in inputs.items()})
+    return {k: v.float().cpu().numpy() for k, v in output.items() if isinstance(v, torch.Tensor)}
+
+
+def same_function(one: PreTrainedModel, other: PreTrainedModel) -> float:
+    """The largest difference of any logit of a real token over varied inputs.
+
+    Raises:
+        GateError: it is above 1e-4.
+    """
+    one.eval()
+    other.eval()
+    worst = 0.0
+    for inputs in varied_inputs(one.config):
+        theirs = torch_outputs(other, inputs)
+        for name, values in torch_outputs(one, inputs).items():
+            mask = inputs["attention_mask"]
+            error = np.abs(real_positions(values, mask) - real_positions(theirs[name], mask)).max()
+            worst = max(worst, float(error))
+    if not worst <= TOLERANCE:
+        raise GateError(f"the sliced model differs from the gated one by {worst:.2e} (allowed {TOLERANCE:.0e})")
+    return worst

@@ -1,0 +1,68 @@
+"""The `model:` key of a recipe: a hub id, a folder, or a config from which a model is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from compressor.schema import IdOrPath, Keys, is_path
+
+class HubModel(Keys):
+    """A model on the hub at a revision (branch, tag or commit)."""
+
+    id: IdOrPath
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _revision_needs_hub(self) -> HubModel:
+        if self.revision and is_path(self.id):
+            raise ValueError("`revision` is for hub ids; a folder has none")
+        return self
+
+
+class TrainTokenizer(Keys):
+    """A tokenizer trained on the task's own training text."""
+
+    train: Literal["wordpiece"] = "wordpiece"
+    vocab_size: int = Field(default=8000, ge=200, le=200_000)
+    lowercase: bool = True
+
+
+class NewModel(Keys):
+    """A model from scratch: a transformers config (with `model_type`) and a tokenizer made or taken."""
+
+    config: dict[str, Any]
+    tokenizer: TrainTokenizer | IdOrPath = TrainTokenizer()
+
+    @model_validator(mode="after")
+    def _names_its_family(self) -> NewModel:
+        if "model_type" not in self.config:
+            raise ValueError("`config` needs `model_type`, such as: {model_type: bert, hidden_size: 256, ...}")
+        return self
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return "new" if "config" in value else "hub"
+    return {NewModel: "new", HubModel: "hub"}.get(type(value), "name")
+
+
+ModelSource = Annotated[
+    Annotated[IdOrPath, Tag("name")] | Annotated[HubModel, Tag("hub")] | Annotated[NewModel, Tag("new")],
+    Discriminator(_kind),
+]
+
+
+def folder_of(source: ModelSource) -> Path | None:
+    """The local folder a source names, `~` expanded, or `None`."""
+    name = source.id if isinstance(source, HubModel) else source
+    return Path(name).expanduser() if isinstance(name, str) and is_path(name) else None
+
+
+def describe(source: ModelSource) -> str:
+    """A short name for tables and cards."""
+    if isinstance(source, NewModel):
+        return f"{source.config['model_type']} from scratch"
+    return source.id if isinstance(source, HubModel) else source

@@ -1,0 +1,1 @@
+"""Export, parity, quantization and inference with onnxruntime."""

@@ -1,0 +1,68 @@
+"""Export to ONNX: the one place that knows which exporter is used, and the parity check it must pass.
+
+optimum's exporter (TorchScript) gives the faster graphs on CPU; its own validation only warns when outputs
+differ, so it is not used.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optimum.exporters.onnx import export as optimum_export
+from optimum.exporters.tasks import TasksManager
+from transformers import PreTrainedModel
+
+from compressor.errors import GateError
+from compressor.models.parity import real_positions, torch_outputs, varied_inputs
+from compressor.onnx.runtime import OnnxModel
+
+
+def export_onnx(model: PreTrainedModel, task: str, opset: int, target: Path) -> None:
+    """Write `model` to the ONNX file `target` with dynamic batch size and length.
+
+    `task` is optimum's name of the task, such as "text-classification".
+    """
+    model.eval()
+    constructor = TasksManager.get_exporter_config_constructor(
+        "onnx", model_type=model.config.model_type, task=task, library_name="transformers"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("optimum").setLevel(logging.ERROR)
+        optimum_export(model, constructor(model.config, task=task), target, opset=opset)
+
+
+def parity(model: PreTrainedModel, path: Path) -> dict[str, Any]:
+    """How far the ONNX file's logits are from PyTorch's, over varied batch sizes, lengths and padding.
+
+    Returns `max_abs_error` (over real tokens), `inputs` (sequences compared).
+    """
+    onnx_model = OnnxModel(path)
+    worst, count = 0.0, 0
+    for inputs in varied_inputs(model.config):
+        theirs = onnx_model(inputs)
+        mask = inputs["attention_mask"]
+        for name, values in torch_outputs(model, inputs).items():
+            difference = np.abs(real_positions(values, mask) - real_positions(theirs[name], mask))
+            worst = max(worst, float(difference.max()) if np.isfinite(difference).all() else float("inf"))
+        count += len(mask)
+    return {"max_abs_error": worst, "inputs": count}
+
+
+def check_parity(model: PreTrainedModel, path: Path, limit: float) -> dict[str, Any]:
+    """`parity`, which must hold.
+
+    Raises:
+        GateError: the largest difference is above `limit`.
+    """
+    figures = parity(model, path)
+    if not figures["max_abs_error"] <= limit:
+        raise GateError(
+            f"the exported graph differs from PyTorch by {figures['max_abs_error']:.2e} "
+            f"(gates.max_parity_error allows {limit:.0e}); it is not released"
+        )
+    return figures

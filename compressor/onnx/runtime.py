@@ -1,0 +1,41 @@
+"""Running an exported model on onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from torch import Tensor
+
+from compressor.errors import UserError
+from compressor.models.outputs import Array
+
+
+class OnnxModel:
+    """An ONNX file, ready to run on the CPU."""
+
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        """Open `path`; `threads` 0 leaves the number to onnxruntime.
+
+        Raises:
+            UserError: the file does not load.
+        """
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise UserError(f"{path} does not load on onnxruntime: {str(error).splitlines()[0]}") from error
+        self.inputs = [i.name for i in self.session.get_inputs()]
+        self.outputs = [o.name for o in self.session.get_outputs()]
+
+    def __call__(self, inputs: Mapping[str, Tensor | Array]) -> Mapping[str, Array]:
+        """All outputs by name; inputs that the graph lacks are ignored."""
+        feed: dict[str, Any] = {name: np.asarray(inputs[name]) for name in self.inputs}
+        return dict(zip(self.outputs, self.session.run(None, feed), strict=True))

@@ -1,0 +1,91 @@
+"""What a run would do, without doing it: stages, cost, disk; offline and without loading weights."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.models.architecture import architecture_of
+from compressor.models.structure import Structure
+from compressor.stages.chain import Node
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from compressor.pipeline import Pipeline
+
+FLOAT_BYTES = 4
+TRAINING_COPIES = 4
+"""Weights, gradients and Adam's two moments."""
+TRAINING_SPEED = 4e10
+"""Multiply-adds a core and second in fp32 training, measured on one AVX512 server core; only an estimate."""
+
+
+def parameters_of(config: PretrainedConfig) -> int:
+    """Parameters of the dense model, without making it."""
+    sizes = architecture_of(config).sizes(config)
+    positions = getattr(config, "max_position_embeddings", 512)
+    embedding = getattr(config, "embedding_size", sizes.hidden)
+    return (config.vocab_size + positions + 4) * embedding + Structure.dense(sizes).linear_weights()
+
+
+def disk_needed(pipeline: Pipeline, config: PretrainedConfig) -> int:
+    """Bytes of all stages' outputs (artifacts share their files) and one training checkpoint."""
+    model = parameters_of(config) * FLOAT_BYTES
+    return model * (len(pipeline.chain.nodes) + TRAINING_COPIES)
+
+
+def free_disk(folder: Path) -> int:
+    """Free bytes where `folder` is or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def training_seconds(pipeline: Pipeline, node: Node, config: PretrainedConfig, rows: int, cores: int) -> float:
+    """Rough time of a training stage on `cores` CPU cores: forward and backward at half of max_length."""
+    keys = node.stage.training
+    if keys is None:
+        return 0.0
+    dense = Structure.dense(architecture_of(config).sizes(config))
+    length = max(8, pipeline.recipe.task.max_length // 2)
+    return 3 * keys.epochs * rows * dense.flops(1, length) / (TRAINING_SPEED * cores)
+
+
+def plan(pipeline: Pipeline) -> dict[str, Any]:
+    """Stages with their state, and what the run will need; `None` where it is unknown until downloaded."""
+    from compressor.benchmark.machine import usable_cores
+    from compressor.errors import UserError
+    from compressor.models import checkpoint
+
+    try:
+        config = checkpoint.peek(pipeline.recipe.model, offline=True)
+    except UserError:
+        config = None
+    try:
+        examples = pipeline.data.task.examples
+        rows = {name: len(getattr(examples, name)) for name in ("train", "selection", "validation")}
+    except UserError:
+        if not isinstance(pipeline.recipe.task.dataset, str):
+            raise
+        rows = None
+    cores = usable_cores()
+    stages = []
+    for node in pipeline.chain.nodes:
+        known = config is not None and rows is not None
+        seconds = training_seconds(pipeline, node, config, rows["train"], cores) if known else None
+        cached = known and pipeline.cached(node) is not None
+        stages.append({"id": node.name, "from": list(node.inputs), "cached": cached, "seconds": seconds})
+    return {
+        "name": pipeline.recipe.name,
+        "output": str(pipeline.output),
+        "stages": stages,
+        "rows": rows,
+        "baseline": pipeline.chain.baseline,
+        "variants": list(pipeline.chain.variants),
+        "sizes": architecture_of(config).sizes(config) if config else None,
+        "parameters": parameters_of(config) if config else None,
+        "disk_bytes": disk_needed(pipeline, config) if config else None,
+        "memory_bytes": parameters_of(config) * FLOAT_BYTES * TRAINING_COPIES if config else None,
+    }

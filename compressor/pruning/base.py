@@ -1,0 +1,134 @@
+"""The contract of a pruning method, what it gets from the stage that runs it, and the registry.
+
+A method is a pydantic model whose fields are its recipe keys. Importing it must not import torch: recipes are
+validated without it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+
+from pydantic import Field, model_validator
+
+from compressor.models.structure import Structure
+from compressor.schema import Keys, TrainingKeys
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class At(Keys):
+    """The benchmark cell a target is meant for; the first one at fp32 by default."""
+
+    provider: str | None = None
+    threads: int | None = None
+    batch_size: int | None = None
+    sequence_length: int | None = None
+    precision: str = "fp32"
+    relative_to: str = "dense-fp32"
+
+
+class Target(Keys):
+    """What a method should reach: exactly one of the four; a list makes a family."""
+
+    speedup: Positive | list[Positive] | None = None
+    latency_ms: Positive | list[Positive] | None = None
+    sparsity: Positive | list[Positive] | None = None
+    max_metric_drop: Positive | list[Positive] | None = None
+    at: At = At()
+
+    def given(self) -> list[str]:
+        """The goals that are set."""
+        return [k for k in ("speedup", "latency_ms", "sparsity", "max_metric_drop") if getattr(self, k) is not None]
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> Target:
+        if len(self.given()) != 1:
+            raise ValueError("give exactly one of speedup, latency_ms, sparsity, max_metric_drop")
+        return self
+
+
+@dataclass
+class Pruned:
+    """A model with everything the method leaves behind folded into its weights, and the binary structure.
+
+    `report` is plain data for the run's results. `member` names it within a family.
+    """
+
+    model: PreTrainedModel
+    structure: Structure
+    report: dict[str, Any] = field(default_factory=dict)
+    member: str = "pruned"
+
+
+class TrainingPart(Protocol):
+    """What a method adds to a training run."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimiser groups of its own: `params`, `lr`, `weight_decay`."""
+
+    def before_step(self, step: int, total: int) -> None:
+        """Called before optimiser step `step` (from 0) of `total`: set what follows a schedule."""
+
+    def loss(self) -> Tensor | None:
+        """A scalar added to the task's loss."""
+
+    def log(self) -> dict[str, float]:
+        """Figures for the training log."""
+
+
+class Context(Protocol):
+    """What a method may ask of the stage that runs it."""
+
+    folder: Path
+    seed: int
+
+    def train(self, model: PreTrainedModel, keys: TrainingKeys, part: TrainingPart | None = None) -> None:
+        """Train in place on the task's training split, resuming if it was killed."""
+
+    def evaluate(self, model: PreTrainedModel) -> float:
+        """The primary metric on the selection split."""
+
+
+class Pruner(Keys):
+    """Base of all methods. Docstring: the paper, what is removed, what training it needs, a recipe."""
+
+    targets: ClassVar[frozenset[str]] = frozenset()
+    """Goals of the recipe's `target` block that it can aim at."""
+
+    method: str
+
+    @property
+    def training(self) -> TrainingKeys | None:
+        """Its training keys, if it trains."""
+        return None
+
+    def check(self, config: PretrainedConfig) -> None:
+        """Called before the first stage: raise UserError where this method cannot work on such a model."""
+
+    def members(self) -> list[str]:
+        """Names of the models it makes."""
+        return ["pruned"]
+
+    @abstractmethod
+    def prune(self, model: PreTrainedModel, context: Context) -> Iterable[Pruned]:
+        """Choose what to keep and fold the rest; the model may be changed in place."""
+
+
+METHODS = {"movement": "compressor.pruning.movement:Movement"}
+"""Registry: method name -> where its class is."""
+
+
+def method_class(name: str) -> type[Pruner]:
+    """The class behind a method's name; KeyError if there is none."""
+    module, _, attribute = METHODS[name].partition(":")
+    return getattr(import_module(module), attribute)

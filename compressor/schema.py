@@ -1,0 +1,127 @@
+"""What all recipe keys share: unknown keys and wrong types are errors, values never change after loading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from typing_extensions import Self
+
+Progress = Callable[[str, float], None]
+"""Called as work goes on with what is being done and the share of it that is finished (0 to 1)."""
+
+
+class Keys(BaseModel):
+    """Base of every block of a recipe. Strict: "2" is no number, `true` is no integer."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _say_what_is_allowed(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            details = [cls._detail(e) for e in error.errors(include_url=False)]
+            raise ValidationError.from_exception_data(cls.__name__, details) from None
+
+    @classmethod
+    def allowed_keys(cls) -> list[str]:
+        """The keys as they are written in a recipe."""
+        return [f.alias or name for name, f in cls.model_fields.items() if not f.exclude]
+
+    @classmethod
+    def _detail(cls, error: Any) -> InitErrorDetails:
+        kind, message = error["type"], error["msg"]
+        if kind == "extra_forbidden" and len(error["loc"]) == 1:
+            allowed = cls.allowed_keys()
+            message = f"unknown key{suggest(error['loc'][0], allowed)} (allowed: {', '.join(allowed)})"
+        custom = PydanticCustomError(kind, message.replace("{", "{{").replace("}", "}}"))
+        return InitErrorDetails(type=custom, loc=error["loc"], input=error["input"])
+
+
+def suggest(word: str, choices: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the nearest of `choices`, or an empty string when nothing is near."""
+    near = get_close_matches(str(word), list(choices), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+
+
+def is_path(text: str) -> bool:
+    """Whether a string names a folder: it starts with `./`, `../`, `/` or `~` (or is `.` or `..`)."""
+    return text in (".", "..") or text.startswith(("./", "../", "/", "~"))
+
+
+def _id_or_path(text: str) -> str:
+    if not is_path(text) and not HUB_ID.match(text):
+        raise ValueError(
+            f"'{text}' is neither a hub id (name or owner/name) nor a folder (which starts with ./ ../ / or ~)"
+        )
+    return text
+
+
+IdOrPath = Annotated[str, AfterValidator(_id_or_path)]
+
+
+Share = Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(ge=0)]
+"""A fraction of the stage's optimiser steps, or (a whole number) steps."""
+
+
+def steps_of(value: float | int, total: int) -> int:
+    """Optimiser steps that a `Share` stands for in a stage of `total` steps."""
+    return value if isinstance(value, int) else round(value * total)
+
+
+class TeacherModel(Keys):
+    """A teacher from outside the run: a hub id or folder."""
+
+    model: IdOrPath
+
+
+class Distill(Keys):
+    """Distillation: `alpha` x KL to the teacher's logits at `temperature` + (1 - alpha) x the labels' loss."""
+
+    teacher: str | TeacherModel
+    temperature: float = Field(default=2.0, gt=0)
+    alpha: float = Field(default=0.9, ge=0, le=1)
+
+
+class TrainingKeys(Keys):
+    """What every stage that trains understands. `batch_size` counts examples per optimiser step."""
+
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-5
+    batch_size: Annotated[int, Field(gt=0)] = 16
+    gradient_accumulation: Annotated[int, Field(gt=0)] = 1
+    warmup: Share = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    freeze_embeddings: bool = False
+    distill: Distill | None = None
+
+
+def training_keys(keys: TrainingKeys) -> TrainingKeys:
+    """Only the training keys of a stage that has others too."""
+    return TrainingKeys(**{name: getattr(keys, name) for name in TrainingKeys.model_fields})
+
+
+def json_of(keys: BaseModel) -> dict[str, Any]:
+    """A block of keys as plain data, for hashes and files."""
+    return keys.model_dump(mode="json")

@@ -1,0 +1,1 @@
+"""The verbs of a recipe's `stages`, one file and one class each."""

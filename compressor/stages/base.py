@@ -1,0 +1,120 @@
+"""What a stage is, and what it gets from the pipeline."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from compressor.models.source import ModelSource
+from compressor.schema import Keys, Progress, TrainingKeys
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from compressor.tasks.base import Task
+    from compressor.tasks.schema import TaskKeys
+
+MODEL = "model"
+"""Id of the stage that every chain begins with: opening the recipe's model."""
+
+
+class Stage(Keys):
+    """Base of all stages: its fields are the recipe keys of its verb."""
+
+    verb: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised when the code changes what the stage makes: older results are not reused."""
+    uses_data: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
+
+    id: str | None = Field(default=None, pattern=r"^[A-Za-z][\w-]*$")
+    source: str | None = Field(default=None, alias="from")
+
+    @property
+    def training(self) -> TrainingKeys | None:
+        """Its training keys, if it trains."""
+        return None
+
+    def machine(self) -> Any:
+        """What of this machine its result depends on (part of its key)."""
+        return None
+
+    @abstractmethod
+    def run(self, work: Work) -> dict[str, Any]:
+        """Make the stage's outputs in `work.folder`; return plain data for the results."""
+
+
+@dataclass
+class Data:
+    """The task; its data are read and checked when first asked for, once for all stages of a process."""
+
+    keys: TaskKeys
+    seed: int
+
+    @property
+    def kind(self) -> type[Task]:
+        """The task's class: what is known without data."""
+        from compressor.tasks import get_task
+
+        return get_task(self.keys.type)
+
+    @cached_property
+    def task(self) -> Task:
+        """The task with its data."""
+        return self.kind.load(self.keys, self.seed)
+
+
+@dataclass
+class Work:
+    """One run of one stage.
+
+    `source` is the folder it starts from, `folder` the one to fill (it appears only when done), `scratch`
+    one that survives a kill. `folder_of` gives the finished folder of another stage.
+    """
+
+    model: ModelSource
+    data: Data
+    seed: int
+    source: Path
+    folder: Path
+    scratch: Path
+    shared: Path
+    folder_of: Callable[[str], Path]
+    progress: Progress
+    max_parity_error: float
+    processes: int = 1
+    rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes (the others only help to train)."""
+        return self.rank == 0
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that travels with the source."""
+        return open_tokenizer(self.source, self.data.kind)
+
+    def features(self, split: str) -> Sequence[Any]:
+        """Model inputs of a split, tokenized."""
+        return self.data.task.features(getattr(self.data.task.examples, split), self.tokenizer())
+
+
+def open_tokenizer(folder: Path, kind: type[Task]) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model folder, loaded as the task needs it."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, **kind.tokenizer_arguments)
+
+
+def write_outputs(work: Work, model: Any, gates: Any = None, folder: Path | None = None) -> None:
+    """Save a checkpoint as the stage's output, from the main process."""
+    from compressor.models import checkpoint
+
+    if work.is_main:
+        checkpoint.save(model, folder or work.folder, work.tokenizer(), gates)

@@ -1,0 +1,57 @@
+"""Latency of all variants, measured together; kept for this machine and these files alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from compressor.benchmark.schema import DATA, BenchmarkKeys, Cell
+from compressor.files import digest, read_json, sha256, write_json
+from compressor.schema import Progress, json_of
+from compressor.stages.export import MODEL_FILE
+
+VERSION = 1
+
+
+def measure_latency(
+    keys: BenchmarkKeys,
+    folders: dict[str, Path],
+    reference: str,
+    lengths: list[int],
+    folder: Path,
+    machine: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Latency and speedup rows of every variant, and the conditions.
+
+    Beside the recipe's grid the validation set's real `lengths` are timed (first provider and threads, one
+    example at a time). `folder` keeps the result and the raw samples; it is used again only for the same files
+    on the same machine.
+    """
+    from compressor.benchmark.harness import measure
+
+    files = {name: path / MODEL_FILE for name, path in folders.items()}
+    key = digest([VERSION, json_of(keys), machine, lengths, {n: sha256(f) for n, f in files.items()}])
+    stored = folder / "latency.json"
+    if stored.is_file() and read_json(stored)["key"] == key:
+        return dict(read_json(stored))
+    cells = keys.cells()
+    cells.append(Cell(cells[0].provider, cells[0].threads, 1, DATA))
+    measured = measure(
+        files,
+        cells,
+        reference=reference,
+        seconds=keys.seconds,
+        processes=keys.processes,
+        progress=progress,
+        raw_dir=folder,
+        lengths=lengths,
+    )
+    result = {
+        "key": key,
+        "latency": measured.latency,
+        "speedup": measured.speedup,
+        "conditions": measured.conditions,
+    }
+    write_json(stored, result)
+    return result

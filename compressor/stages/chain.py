@@ -1,0 +1,173 @@
+"""From a recipe's list of stages to the runs they stand for: ids, order rules, families and the dense branch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from compressor.schema import suggest
+from compressor.stages.base import MODEL, Stage
+from compressor.stages.export import Export
+from compressor.stages.finetune import Finetune
+from compressor.stages.open import OpenModel
+from compressor.stages.prune import Prune
+from compressor.stages.quantize import Quantize
+from compressor.stages.slice import Slice
+
+STAGES: dict[str, type[Stage]] = {s.verb: s for s in (Finetune, Prune, Slice, Export, Quantize)}
+DENSE = "dense"
+"""Member name of the baseline, which is exported and quantized beside the pruned models."""
+
+Problem = tuple[tuple[str | int, ...], str]
+"""Where in the recipe, and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One run of one stage. `name` is also its folder in the run; `inputs` are nodes, the first its source."""
+
+    name: str
+    stage: Stage
+    inputs: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
+    """Sub-folders it fills itself (a pruner that makes a family)."""
+
+
+@dataclass
+class Chain:
+    """All nodes in order, which of them is the baseline, and the exported variants by name."""
+
+    nodes: list[Node] = field(default_factory=list)
+    baseline: str = ""
+    variants: dict[str, str] = field(default_factory=dict)
+    final: str = ""
+
+    def node(self, name: str) -> Node:
+        """The node that makes the folder `name` (a member's folder belongs to its pruner)."""
+        return next(n for n in self.nodes if n.name == name or f"{n.name}/" in f"{name}/" and n.members)
+
+
+def stage_ids(stages: Sequence[Stage | tuple[str, str | None]]) -> list[str]:
+    """Ids in order: the given one, else `verb` for the first of a verb and `verb-n` for the n-th."""
+    count: Counter[str] = Counter()
+    ids = []
+    for stage in stages:
+        verb, given = stage if isinstance(stage, tuple) else (stage.verb, stage.id)
+        count[verb] += 1
+        ids.append(given or (verb if count[verb] == 1 else f"{verb}-{count[verb]}"))
+    return ids
+
+
+def check_order(stages: Sequence[Stage], baseline: str | None) -> Iterator[Problem]:
+    """Everything wrong with the order of stages and what they refer to."""
+    ids = stage_ids(stages)
+    yield from _duplicates(ids)
+    pruned: dict[str, str] = {MODEL: "dense"}  # id -> dense, held (pruned, not sliced) or sliced
+    previous, exported = MODEL, False
+    for i, (stage, name) in enumerate(zip(stages, ids, strict=True)):
+        at = ("stages", i, stage.verb)
+        source = stage.source or previous
+        if stage.source and stage.source not in pruned:
+            yield (*at, "from"), _unknown_stage(stage.source, pruned)
+            source = previous
+        state = pruned.get(source, "dense")
+        if exported and not (isinstance(stage, Quantize) and isinstance(stages[i - 1], Export)):
+            yield at, "nothing but one `quantize` can follow `export`"
+        match stage:
+            case Quantize() if not exported:
+                yield at, "`quantize` works on an exported model: put `export` before it"
+            case Slice() if state != "held":
+                yield at, "`slice` cuts what a `prune` before it chose: there is none"
+            case Export() if state == "held":
+                yield at, "`export` would write a model with masks: put `slice` between `prune` and `export`"
+            case Prune() if state == "held":
+                yield at, "a second `prune` needs the first one's structure to be cut: put `slice` between them"
+        if stage.training and stage.training.distill:
+            teacher = stage.training.distill.teacher
+            if isinstance(teacher, str) and teacher not in pruned:
+                yield (*at, "distill", "teacher"), _unknown_stage(teacher, pruned)
+        exported = exported or isinstance(stage, Export)
+        if not exported:
+            after = {"prune": "held", "slice": "sliced"}.get(stage.verb, state)
+            pruned[name] = after
+            previous = name
+    if not exported:
+        yield ("stages",), "the chain ends without `export`: only an exported model can be measured and released"
+    yield from _check_baseline(stages, ids, pruned, baseline)
+
+
+def _duplicates(ids: list[str]) -> Iterator[Problem]:
+    for name, times in Counter([MODEL, *ids]).items():
+        if times > 1:
+            reason = "is the recipe's model" if name == MODEL else "is the id of two stages"
+            yield ("stages", ids.index(name)), f"'{name}' {reason}: give one of them another `id`"
+
+
+def _unknown_stage(name: str, known: dict[str, str]) -> str:
+    return f"no stage '{name}' before this one{suggest(name, known)} (there are: {', '.join(known)})"
+
+
+def _check_baseline(
+    stages: Sequence[Stage], ids: list[str], pruned: dict[str, str], baseline: str | None
+) -> Iterator[Problem]:
+    if baseline is None or baseline == MODEL:
+        return
+    if baseline not in ids:
+        yield ("baseline",), _unknown_stage(baseline, dict.fromkeys([MODEL, *ids], ""))
+    elif not isinstance(stages[ids.index(baseline)], Finetune) or pruned.get(baseline) != "dense":
+        yield ("baseline",), f"'{baseline}' is no dense model: the baseline is a `finetune` with no `prune` before it"
+
+
+def default_baseline(stages: Sequence[Stage]) -> str:
+    """The first `finetune` with no `prune` before it, else the model itself."""
+    for stage, name in zip(stages, stage_ids(stages), strict=True):
+        if isinstance(stage, Prune):
+            break
+        if isinstance(stage, Finetune):
+            return name
+    return MODEL
+
+
+def build_chain(stages: Sequence[Stage], baseline: str | None) -> Chain:
+    """The nodes that a valid list of stages stands for.
+
+    After a pruner that makes a family every stage runs once per member, in `<stage>/<member>`; `export` and
+    `quantize` also run for the dense baseline.
+    """
+    baseline = baseline or default_baseline(stages)
+    chain = Chain([Node(MODEL, OpenModel())], baseline)
+    heads: dict[str, dict[str, str]] = {MODEL: {DENSE: MODEL}}  # stage id -> member -> node or folder
+    previous = MODEL
+    for stage, name in zip(stages, stage_ids(stages), strict=True):
+        source = heads[stage.source or previous]
+        extra = _teacher(stage, heads)
+        if isinstance(stage, Export | Quantize):
+            dense = {DENSE: baseline if isinstance(stage, Export) else f"{previous}/{DENSE}"}
+            members = dense | {m: folder for m, folder in source.items() if m != DENSE or folder != baseline}
+            nodes = {m: Node(f"{name}/{m}", stage, (folder,)) for m, folder in members.items()}
+            precision = "fp32" if isinstance(stage, Export) else "int8"
+            chain.variants |= {f"{m}_{precision}": node.name for m, node in nodes.items()}
+            chain.final = f"{list(members)[-1]}_{precision}"
+        elif isinstance(stage, Prune):
+            made = tuple(stage.pruner.members())
+            folder = next(iter(source.values()))
+            family = made if len(made) > 1 else ()
+            nodes = {m: Node(name, stage, (folder, *extra), family) for m in made}
+            heads[name] = {m: f"{name}/{m}" if family else name for m in made}
+        else:
+            single = len(source) == 1
+            nodes = {
+                m: Node(name if single else f"{name}/{m}", stage, (folder, *extra)) for m, folder in source.items()
+            }
+        heads.setdefault(name, {m: node.name for m, node in nodes.items()})
+        chain.nodes += {node.name: node for node in nodes.values()}.values()
+        previous = name
+    return chain
+
+
+def _teacher(stage: Stage, heads: dict[str, dict[str, str]]) -> tuple[str, ...]:
+    distill = stage.training.distill if stage.training else None
+    if distill is None or not isinstance(distill.teacher, str):
+        return ()
+    return (next(iter(heads[distill.teacher].values())),)

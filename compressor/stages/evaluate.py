@@ -1,0 +1,104 @@
+"""Accuracy of exported files: always by running the ONNX file on the validation split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from compressor.files import appearing, read_json, write_json
+from compressor.schema import Progress
+from compressor.stages.base import Data, open_tokenizer
+from compressor.stages.export import MODEL_FILE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from compressor.models.outputs import Outputs
+
+BATCH = 8
+"""Dynamic int8 takes its scales from the whole batch, so the batch size is fixed and small, as in serving."""
+VERSION = 1
+
+
+def evaluate_onnx(
+    data: Data, artifact: Path, progress: Progress, title: str = "evaluate"
+) -> tuple[Outputs, pd.DataFrame]:
+    """Logits of every feature and predictions of every example of the validation split."""
+    from compressor.models.outputs import collect_outputs
+    from compressor.onnx.runtime import OnnxModel
+
+    task = data.task
+    tokenizer = open_tokenizer(artifact, data.kind)
+    features = task.features(task.examples.validation, tokenizer)
+    outputs = collect_outputs(
+        OnnxModel(artifact / MODEL_FILE),
+        features,
+        task.collate(tokenizer),
+        task.output_names,
+        progress,
+        BATCH,
+        title,
+    )
+    return outputs, task.predictions(outputs, features, task.examples.validation)
+
+
+def measure_accuracy(data: Data, artifact: Path, folder: Path, key: str, progress: Progress) -> dict[str, Any]:
+    """Score one variant, once: `folder` keeps `metrics.json`, `predictions.parquet` and `outputs.npz`."""
+    from compressor.models.outputs import save_outputs
+
+    stored = folder / "metrics.json"
+    if stored.is_file() and read_json(stored)["key"] == key:
+        return dict(read_json(stored))
+    outputs, rows = evaluate_onnx(data, artifact, progress, f"evaluate {folder.name}")
+    save_outputs(folder / "outputs.npz", outputs)
+    with appearing(folder / "predictions.parquet") as temporary:
+        rows.to_parquet(temporary)
+    metrics = {"key": key, "metrics": data.task.score(rows), "examples": len(rows)}
+    write_json(stored, metrics)
+    return metrics
+
+
+def metric_of(data: Data, measured: dict[str, Any]) -> dict[str, Any]:
+    """The primary metric in the form of results.json."""
+    name = data.task.primary
+    return {
+        "name": name,
+        "value": measured["metrics"][name],
+        "higher_is_better": data.task.higher_is_better(name),
+        "examples": measured["examples"],
+    }
+
+
+def metric_drop(data: Data, dense: Path, variant: Path) -> dict[str, Any]:
+    """Harm in the primary metric (positive is worse), with a 95 % interval over the same examples."""
+    import pandas as pd
+
+    from compressor.benchmark.statistics import paired_interval
+
+    task = data.task
+    frames = [pd.read_parquet(folder / "predictions.parquet") for folder in (dense, variant)]
+    scores = [task.scorer(frame, task.primary) for frame in frames]
+    if not task.higher_is_better(task.primary):
+        scores.reverse()
+    rows = np.arange(len(frames[0]))
+    low, high = paired_interval(scores[0], scores[1], len(rows))
+    return {"value": scores[0](rows) - scores[1](rows), "ci95": [low, high]}
+
+
+def agreement(one: Path, other: Path) -> dict[str, Any]:
+    """How alike two variants answer: share of equal predictions, largest difference of a logit."""
+    import pandas as pd
+
+    from compressor.models.outputs import load_outputs
+
+    frames = [pd.read_parquet(folder / "predictions.parquet") for folder in (one, other)]
+    same = float((frames[0]["prediction"] == frames[1]["prediction"]).mean())
+    theirs = load_outputs(other / "outputs.npz")
+    worst = max(
+        float(np.abs(a - b).max())
+        for name, rows in load_outputs(one / "outputs.npz").items()
+        for a, b in zip(rows, theirs[name], strict=True)
+    )
+    return {"max_abs_error": worst, "agreement": same, "inputs": len(frames[0])}

@@ -1,0 +1,50 @@
+"""`export`: the sliced (or never pruned) model as an ONNX file that computes the same."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from compressor.stages.base import Stage, Work
+
+MODEL_FILE = "model.onnx"
+
+
+class Export(Stage):
+    """Exports and checks parity with PyTorch; a difference above `gates.max_parity_error` fails the run."""
+
+    verb: ClassVar[str] = "export"
+
+    opset: Annotated[int, Field(ge=14, le=21)] = 18
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Write `model.onnx` beside config and tokenizer."""
+        from compressor.models import checkpoint
+        from compressor.models.architecture import structure_of
+        from compressor.models.measures import measures
+        from compressor.onnx.export import check_parity, export_onnx
+
+        work.progress("export", 0.0)
+        model = checkpoint.load(work.source)
+        work.folder.mkdir(parents=True, exist_ok=True)
+        export_onnx(model, work.data.kind.optimum_task, self.opset, work.folder / MODEL_FILE)
+        work.progress("parity", 0.5)
+        parity = check_parity(model, work.folder / MODEL_FILE, work.max_parity_error)
+        model.config.save_pretrained(work.folder)
+        work.tokenizer().save_pretrained(work.folder)
+        return {
+            "precision": "fp32",
+            "parity": parity,
+            "structure": structure_of(model).to_json(),
+            **measures(model),
+        }
+
+
+def copy_companions(source: Any, target: Any) -> None:
+    """Everything but the graph: config and tokenizer files."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        if file.is_file() and not file.name.startswith((MODEL_FILE, "stage.json")):
+            shutil.copyfile(file, target / file.name)

@@ -1,0 +1,75 @@
+"""`model`: the recipe's model as a folder of the run, with the task's head; every chain begins with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from compressor.models.source import HubModel, ModelSource, NewModel, TrainTokenizer, describe, folder_of
+from compressor.stages.base import Stage, Work
+
+
+class OpenModel(Stage):
+    """Opens a hub model, a folder, or makes a new model and tokenizer; not written in recipes."""
+
+    verb: ClassVar[str] = "model"
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Write the model folder; report whether its head was already trained."""
+        from transformers import set_seed
+
+        from compressor.models import checkpoint
+
+        work.progress("open model", 0.0)
+        set_seed(work.seed)
+        tokenizer = make_tokenizer(work)
+        config = work.data.task.model_config()
+        source = work.model
+        if isinstance(source, NewModel):
+            sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+            source = source.model_copy(update={"config": source.config | sizes})
+        model, trained = checkpoint.open_source(source, work.data.kind.auto_class, config)
+        checkpoint.save(model, work.folder, tokenizer)
+        return {"head_trained": trained, "name": describe(work.model), "parameters": model.num_parameters()}
+
+
+def make_tokenizer(work: Work) -> Any:
+    """The model's own tokenizer, or one trained on the task's training text."""
+    from transformers import AutoTokenizer
+
+    from compressor.models.checkpoint import hub_errors
+
+    source: ModelSource = work.model
+    wanted = source.tokenizer if isinstance(source, NewModel) else source
+    if isinstance(wanted, TrainTokenizer):
+        return _train_wordpiece(wanted, work)
+    folder = folder_of(wanted)
+    revision = wanted.revision if isinstance(wanted, HubModel) else None
+    name = str(folder) if folder else describe(wanted)
+    with hub_errors(name):
+        extra = work.data.kind.tokenizer_arguments
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False, **extra)
+
+
+def _train_wordpiece(keys: TrainTokenizer, work: Work) -> Any:
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertTokenizerFast
+
+    trainer = BertWordPieceTokenizer(lowercase=keys.lowercase)
+    trainer.train_from_iterator(_texts(work.data.task.examples.train), vocab_size=keys.vocab_size, show_progress=False)
+    vocabulary = Path(work.scratch) / "vocab.txt"
+    vocabulary.parent.mkdir(parents=True, exist_ok=True)
+    words = sorted(trainer.get_vocab().items(), key=lambda item: item[1])
+    vocabulary.write_text("\n".join(word for word, _ in words), encoding="utf-8")
+    length = work.data.keys.max_length
+    return BertTokenizerFast(str(vocabulary), do_lower_case=keys.lowercase, model_max_length=length)
+
+
+def _texts(frame: Any) -> Iterator[str]:
+    """Every text of a split, whatever the task."""
+    for column in ("text", "pair", "question", "context"):
+        if column in frame:
+            yield from frame[column]
+    if "tokens" in frame:
+        yield from (" ".join(tokens) for tokens in frame["tokens"])

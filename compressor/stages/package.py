@@ -1,0 +1,156 @@
+"""The artifact: a folder to hand to those who serve the model, and its verification."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressor.errors import GateError, UserError
+from compressor.files import appearing, read_json, sha256, write_json
+from compressor.models.source import HubModel, NewModel, describe
+from compressor.stages.base import Data, open_tokenizer
+from compressor.stages.export import MODEL_FILE
+
+MANIFEST = "manifest.json"
+SAMPLE = "sample.npz"
+SAMPLE_ROWS = 8
+SCHEMA_VERSION = 1
+TOLERANCE = {"fp32": 1e-3, "int8": 0.5}
+"""Largest difference of a sample's logit on another machine; int8 sums saturate on CPUs without VNNI."""
+ROLES = {
+    MODEL_FILE: "graph",
+    "config.json": "config",
+    SAMPLE: "sample",
+    "README.md": "model card",
+    "tokenizer.json": "tokenizer",
+}
+
+
+def package(results: dict[str, Any], variant: str, source: Path, target: Path, data: Data, model: Any) -> None:
+    """Write the artifact of `variant` from its stage folder to `target`."""
+    from compressor.report.card import model_card
+
+    with appearing(target) as folder:
+        folder.mkdir()
+        for file in sorted(source.iterdir()):
+            if file.is_file() and file.name != "stage.json":
+                _link(file, folder / file.name)
+        _write_sample(folder, data)
+        manifest = _manifest(results, variant, folder, data, model)
+        (folder / "README.md").write_text(model_card(results, variant, manifest), encoding="utf-8")
+        manifest["files"]["README.md"] = _file(folder / "README.md")
+        write_json(folder / MANIFEST, manifest)
+
+
+def verify(artifact: Path) -> dict[str, Any]:
+    """Check an artifact: every hash, that it loads, and that the stored sample gives the stored outputs.
+
+    Raises:
+        UserError: no artifact there.
+        GateError: something differs.
+    """
+    from compressor.onnx.runtime import OnnxModel
+
+    if not (artifact / MANIFEST).is_file():
+        raise UserError(f"{artifact} is no artifact: it has no {MANIFEST}")
+    try:
+        manifest = read_json(artifact / MANIFEST)
+        files, sample = manifest["files"], manifest["sample"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise GateError(f"{artifact / MANIFEST} is damaged") from error
+    for name, about in files.items():
+        path = artifact / name
+        if not path.is_file():
+            raise GateError(f"{name} is missing from {artifact}")
+        if sha256(path) != about["sha256"]:
+            raise GateError(f"{path} is not the file that was released: its sha256 differs from the manifest's")
+    extra = {p.name for p in artifact.iterdir() if p.is_file()} - set(files) - {MANIFEST}
+    if extra:
+        raise GateError(f"{artifact} holds files the manifest does not name: {', '.join(sorted(extra))}")
+    model = OnnxModel(artifact / MODEL_FILE)
+    with np.load(artifact / SAMPLE, allow_pickle=False) as stored:
+        outputs = model({name: stored[f"input.{name}"] for name in model.inputs})
+        worst = max(
+            float(np.abs(values - stored[f"output.{name}"]).max()) for name, values in outputs.items()
+        )
+    if not worst <= sample["tolerance"]:
+        raise GateError(
+            f"the sample's outputs differ by {worst:.2e} from the stored ones (allowed {sample['tolerance']:.0e})"
+        )
+    return {"files": len(files), "max_abs_error": worst, "tolerance": sample["tolerance"]}
+
+
+def _write_sample(folder: Path, data: Data) -> None:
+    """A few real inputs with the outputs they gave here."""
+    from compressor.onnx.runtime import OnnxModel
+
+    task = data.task
+    tokenizer = open_tokenizer(folder, data.kind)
+    features = task.features(task.examples.validation.head(SAMPLE_ROWS), tokenizer)
+    model = OnnxModel(folder / MODEL_FILE)
+    rows = [{k: v for k, v in row.items() if k in model.inputs} for row in features][:SAMPLE_ROWS]
+    inputs = {k: v.numpy() for k, v in task.collate(tokenizer)(rows).items()}
+    arrays = {f"input.{k}": v for k, v in inputs.items()}
+    arrays |= {f"output.{k}": v for k, v in model(inputs).items()}
+    np.savez(folder / SAMPLE, **arrays)  # type: ignore[arg-type]
+
+
+def _manifest(results: dict[str, Any], variant: str, folder: Path, data: Data, model: Any) -> dict[str, Any]:
+    from compressor.onnx.runtime import OnnxModel
+
+    made = results["variants"][variant]
+    graph = OnnxModel(folder / MODEL_FILE)
+    task, tokenizer = data.task, open_tokenizer(folder, data.kind)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": results["name"],
+        "variant": variant,
+        "files": {p.name: _file(p) for p in sorted(folder.iterdir())},
+        "inputs": {i.name: {"type": i.type, "shape": i.shape} for i in graph.session.get_inputs()},
+        "outputs": {o.name: {"type": o.type, "shape": o.shape} for o in graph.session.get_outputs()},
+        "state": {},
+        "padding_side": tokenizer.padding_side,
+        "task": data.keys.type,
+        "labels": task.labels,
+        "max_length": data.keys.max_length,
+        "stride": data.keys.stride,
+        "post_processing": task.post_processing(),
+        "sample": {"rows": SAMPLE_ROWS, "tolerance": TOLERANCE[made["precision"]]},
+        "precision": made["precision"],
+        "metrics": made["metrics"],
+        "metric_drop": made.get("metric_drop"),
+        "latency": made.get("latency", []),
+        "speedup": made.get("speedup", []),
+        "sources": {"model": _source(model), "data": {"name": _dataset(data), "licence": "unknown"}},
+        "recipe": results["recipe"],
+        "seed": results["seed"],
+        "environment": results["environment"],
+    }
+
+
+def _file(path: Path) -> dict[str, Any]:
+    role = ROLES.get(path.name, "tokenizer" if "token" in path.name or "vocab" in path.name else "other")
+    return {"sha256": sha256(path), "bytes": path.stat().st_size, "role": role}
+
+
+def _source(model: Any) -> dict[str, Any]:
+    revision = model.revision if isinstance(model, HubModel) else None
+    licence = "made by this run" if isinstance(model, NewModel) else "unknown"
+    return {"name": describe(model), "revision": revision, "licence": licence}
+
+
+def _dataset(data: Data) -> str:
+    dataset = data.keys.dataset
+    return dataset if isinstance(dataset, str) else str(next(iter(dataset.model_dump().values())))
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link where the file system allows one, else a copy: stage outputs never change in place."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,51 @@
+"""`prune`: one method of the registry chooses what to keep; the result is held to it by gates."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import SerializeAsAny
+
+from compressor.pruning.base import Pruner
+from compressor.schema import TrainingKeys, json_of
+from compressor.stages.base import Stage, Work, write_outputs
+from compressor.stages.training import TaskContext
+
+
+class Prune(Stage):
+    """Runs a method: its keys stand beside `method`.
+
+    Example:
+        - prune: {method: movement, from: model, distill: {teacher: teacher}}
+    """
+
+    verb: ClassVar[str] = "prune"
+    uses_data: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
+
+    pruner: SerializeAsAny[Pruner]
+
+    @property
+    def training(self) -> TrainingKeys | None:
+        """The method's training keys, if it trains."""
+        return self.pruner.training
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Prune and save every member of the family as an unsliced checkpoint with gates."""
+        from compressor.models import checkpoint
+        from compressor.models.gates import Gates
+
+        model = checkpoint.load(work.source)
+        context = TaskContext(work)
+        members = self.pruner.members()
+        info: dict[str, Any] = {"method": json_of(self.pruner), "members": {}}
+        for pruned in self.pruner.prune(model, context):
+            with Gates(pruned.model, pruned.structure):
+                metric = context.evaluate(pruned.model)
+            folder = work.folder if len(members) == 1 else work.folder / pruned.member
+            write_outputs(work, pruned.model, pruned.structure, folder)
+            info["members"][pruned.member] = pruned.report | {
+                "selection_metric": metric,
+                "sliced_density": pruned.structure.density(),
+            }
+        return info | {"log": context.log, "head_trained": True}

@@ -1,0 +1,135 @@
+"""What `finetune` and the learned pruning methods share: a training run on the task's data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.errors import UserError
+from compressor.files import digest, sha256
+from compressor.schema import Distill, TeacherModel, TrainingKeys
+from compressor.stages.base import Work
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from compressor.training.trainer import Part
+
+
+@dataclass
+class TaskContext:
+    """Trains and evaluates on the task (the `Context` of a pruning method)."""
+
+    work: Work
+    log: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """A folder that survives a kill."""
+        return self.work.scratch
+
+    @property
+    def seed(self) -> int:
+        """The recipe's seed."""
+        return self.work.seed
+
+    def train(self, model: PreTrainedModel, keys: TrainingKeys, part: Part | None = None) -> None:
+        """Train `model` in place on the training split; the log is at `self.log`."""
+        from compressor.training.trainer import Run, train
+
+        work = self.work
+        features = work.features("train")
+        self.log = train(
+            model,
+            Run(
+                keys,
+                features,
+                work.data.task.collate(work.tokenizer()),
+                work.scratch / "training",
+                work.seed,
+                work.progress,
+                teacher=teacher_outputs(work, keys.distill, features) if keys.distill else None,
+                part=part,
+                processes=work.processes,
+            ),
+        )
+
+    def evaluate(self, model: PreTrainedModel, split: str = "selection") -> float:
+        """The task's primary metric of `model` on a split, by PyTorch."""
+        from compressor.models.outputs import collect_outputs, torch_runner
+
+        work, task = self.work, self.work.data.task
+        features = work.features(split)
+        collate = task.collate(work.tokenizer())
+        outputs = collect_outputs(
+            torch_runner(model), features, collate, task.output_names, work.progress, title="evaluate"
+        )
+        rows = task.predictions(outputs, features, getattr(task.examples, split))
+        return float(task.score(rows)[task.primary])
+
+
+def teacher_outputs(work: Work, distill: Distill, features: Any) -> Any:
+    """The teacher's logits for `features`: computed once a run, then read from the run's shared folder.
+
+    Raises:
+        UserError: the teacher's tokenizer differs from the student's, or its head is untrained.
+    """
+    from compressor.models.outputs import collect_outputs, load_outputs, save_outputs, torch_runner
+
+    task = work.data.task
+    folder, model = _teacher(work, distill)
+    key = digest([sha256(folder) if folder else None, json_of_teacher(distill), _content(features)])[:16]
+    path = work.shared / f"teacher-{key}.npz"
+    if not path.exists():
+        collate = task.collate(work.tokenizer())
+        outputs = collect_outputs(
+            torch_runner(model()), features, collate, task.output_names, work.progress, title="teacher"
+        )
+        if work.is_main:
+            save_outputs(path, outputs)
+        return outputs
+    return load_outputs(path)
+
+
+def json_of_teacher(distill: Distill) -> Any:
+    """What names the teacher."""
+    return distill.teacher if isinstance(distill.teacher, str) else distill.teacher.model
+
+
+def _content(features: Any) -> str:
+    return digest([row["input_ids"] for row in features])
+
+
+def _teacher(work: Work, distill: Distill) -> tuple[Path | None, Any]:
+    """The teacher's folder (if it is one) and a function that opens it."""
+    from compressor.models import checkpoint
+    from compressor.models.source import folder_of
+
+    task = work.data.task
+    if isinstance(distill.teacher, str):
+        folder = work.folder_of(distill.teacher)
+        _same_vocabulary(work, folder)
+        return folder, lambda: checkpoint.load(folder, task.auto_class)
+    assert isinstance(distill.teacher, TeacherModel)
+    name = distill.teacher.model
+
+    def open_teacher() -> PreTrainedModel:
+        model, trained = checkpoint.open_source(
+            name, task.auto_class, task.model_config()
+        )
+        if not trained:
+            raise UserError(f"the teacher '{name}' has no head trained for this task and these labels")
+        return model
+
+    path = folder_of(name)
+    _same_vocabulary(work, path or name)
+    return path, open_teacher
+
+
+def _same_vocabulary(work: Work, teacher: Path | str) -> None:
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(teacher, trust_remote_code=False).get_vocab()
+    if theirs != work.tokenizer().get_vocab():
+        raise UserError(f"the teacher {teacher} has another vocabulary than the student: their logits don't match")

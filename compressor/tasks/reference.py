@@ -1,0 +1,32 @@
+"""What a classifier must beat to have learned anything: the largest class, and a bag of words."""
+
+import numpy as np
+import pandas as pd
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from compressor.tasks.base import Examples
+
+TRAINING_ROWS = 20_000
+
+
+def classification(examples: Examples) -> dict[str, float]:
+    """Accuracies on validation of train's largest class and of logistic regression on TF-IDF of words.
+
+    At most 20,000 rows of train are fitted, drawn at random but always the same ones.
+    """
+    train, validation = examples.train, examples.validation
+    largest = np.bincount(train["label"]).argmax()
+    if len(train) > TRAINING_ROWS:
+        train = train.iloc[np.random.default_rng(0).permutation(len(train))[:TRAINING_ROWS]]
+    points = {"largest_class": float((validation["label"] == largest).mean())}
+    if train["label"].nunique() > 1:
+        model = make_pipeline(TfidfVectorizer(token_pattern=r"\b\w+\b"), LogisticRegression(max_iter=1000))
+        model.fit(_texts(train), train["label"])
+        points["bag_of_words"] = float(model.score(_texts(validation), validation["label"]))
+    return points
+
+
+def _texts(frame: pd.DataFrame) -> pd.Series:
+    return frame["text"] + " " + frame["pair"] if "pair" in frame else frame["text"]

@@ -1,0 +1,245 @@
+"""The keys of a recipe's `task:` block. Cheap to import: `validate` and `plan` need nothing else."""
+
+import codecs
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    PositiveInt,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from compressor.schema import IdOrPath, Keys, suggest
+
+TaskType = Literal["text-classification", "token-classification", "question-answering"]
+Format = Literal["csv", "tsv", "jsonl", "parquet", "squad"]
+Column = str | int
+
+MAX_LENGTH = {"text-classification": 128, "token-classification": 128, "question-answering": 384}
+STRIDE = 128
+COLUMNS = {
+    "text-classification": ("text", "pair", "label"),
+    "token-classification": ("tokens", "tags"),
+    "question-answering": ("question", "context", "answers", "id"),
+}
+METRICS = {  # the first is the default; regression's are below
+    "text-classification": ("accuracy", "f1", "matthews"),
+    "token-classification": ("f1", "accuracy"),
+    "question-answering": ("f1", "exact_match"),
+}
+REGRESSION_METRICS = ("pearson", "spearman")
+FORMATS = {  # cells of a csv or tsv file are plain text: they cannot hold lists of tokens or of answers
+    "text-classification": ("csv", "tsv", "jsonl", "parquet"),
+    "token-classification": ("jsonl", "parquet"),
+    "question-answering": ("squad", "jsonl", "parquet"),
+}
+SUFFIXES: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
+
+
+def _no_file(value: str) -> str:
+    if Path(value).suffix.lower() in {*SUFFIXES, ".json", ".txt"}:
+        raise ValueError(f"'{value}' is a file, not a hub id; give files as `train:` and `validation:`")
+    return value
+
+
+DataId = Annotated[IdOrPath, AfterValidator(_no_file)]
+
+
+class DatasetFiles(Keys):
+    """Local files, one a split; paths are relative to the current directory."""
+
+    train: str
+    validation: str
+    format: Format | None = Field(None, description="by default what the file's name ends in says")
+    header: bool = Field(
+        True, description="false: the first line is data, columns are given by number from 0"
+    )
+    quoting: bool | None = Field(None, description='are "quotes" syntax? By default yes in csv, no in tsv')
+    encoding: str = "utf-8-sig"
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            codecs.lookup(value)
+        except LookupError:
+            raise ValueError(f"'{value}' is no encoding Python knows; examples: utf-8-sig, cp1252") from None
+        return value
+
+    @model_validator(mode="after")
+    def _only_where_it_applies(self) -> "DatasetFiles":
+        if self.format in ("jsonl", "parquet", "squad"):
+            for key, is_set in (("header", not self.header), ("quoting", self.quoting is not None)):
+                if is_set:
+                    raise ValueError(f"'{key}' is for csv and tsv files; the format here is {self.format}")
+        return self
+
+
+class DatasetHub(Keys):
+    """A data set of the Hugging Face hub, or a folder of data files (starts with ./ ../ / or ~)."""
+
+    hub: DataId
+    config: str | None = None
+    revision: str | None = Field(None, description="a branch, tag or commit; a commit makes runs repeatable")
+
+
+class DatasetBuiltin(Keys):
+    """A data set that is built on the spot, without a network."""
+
+    builtin: Literal["docstrings"]
+
+
+def _dataset_kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "id"
+    keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return next((kind for kind in ("hub", "builtin") if kind in keys), "files")
+
+
+Dataset = Annotated[
+    Annotated[DataId, Tag("id")]
+    | Annotated[DatasetHub, Tag("hub")]
+    | Annotated[DatasetBuiltin, Tag("builtin")]
+    | Annotated[DatasetFiles, Tag("files")],
+    Discriminator(_dataset_kind),
+]
+
+
+class Selection(Keys):
+    """The part of train held out for every choice made during the run; nothing is trained on it."""
+
+    fraction: float = Field(0.1, gt=0, lt=1)
+
+
+class Limit(Keys):
+    """At most so many examples of a split, drawn at random; train before selection is taken out of it."""
+
+    train: PositiveInt | None = None
+    validation: PositiveInt | None = None
+
+
+class TaskKeys(Keys):
+    """What is learned, from which data, and how it is scored."""
+
+    type: TaskType
+    dataset: Dataset
+    columns: dict[str, Column] = Field({}, description="role: column name (or its number, without a header)")
+    selection: Selection = Selection()
+    max_length: int = Field(128, ge=8, description="in tokens; 384 for question-answering")
+    stride: PositiveInt | None = Field(None, description="tokens two windows of one context share (128)")
+    limit: Limit = Limit()
+    metric: str | None = Field(None, description="the primary metric, the one gates judge")
+    labels: list[str] | None = Field(None, min_length=2, description="all labels, in the head's order")
+    regression: bool | None = Field(None, description="by default labels with a decimal point mean yes")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_type(cls, keys: Any) -> Any:
+        """Fill in what depends on the type, so that a stored recipe shows the values that were used."""
+        if not isinstance(keys, dict) or keys.get("type") not in MAX_LENGTH:
+            return keys
+        keys = {"max_length": MAX_LENGTH[keys["type"]], **keys}
+        if keys["type"] == "question-answering" and keys.get("stride") is None:
+            keys["stride"] = STRIDE
+        return keys
+
+    @field_validator("dataset")
+    @classmethod
+    def _files_fit_the_type(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = info.data.get("type")
+        if isinstance(value, DatasetBuiltin) and kind not in (None, "text-classification"):
+            raise ValueError(f"the builtin data set is for text-classification, not for {kind}")
+        if isinstance(value, DatasetFiles) and kind:
+            for path in (value.train, value.validation):
+                file_format(kind, value, path)
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, value: dict[str, Column], info: ValidationInfo) -> dict[str, Column]:
+        roles = COLUMNS.get(info.data.get("type", ""), ())
+        for role in value if roles else ():
+            if role not in roles:
+                raise ValueError(f"unknown column '{role}'{suggest(role, roles)} (known: {', '.join(roles)})")
+        return value
+
+    @field_validator("stride")
+    @classmethod
+    def _stride_leaves_room(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("type", "question-answering") != "question-answering":
+            raise ValueError("stride is for question-answering: other tasks cut what is too long")
+        if value is not None and value > info.data.get("max_length", value * 2) // 2:
+            raise ValueError(f"must be at most half of max_length ({info.data['max_length']}), not {value}")
+        return value
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str | None, info: ValidationInfo) -> str | None:
+        kind = info.data.get("type", "")
+        known = METRICS.get(kind, ()) + (REGRESSION_METRICS if kind == "text-classification" else ())
+        if value is not None and known and value not in known:
+            raise ValueError(
+                f"'{value}' is no metric of {kind}{suggest(value, known)} (known: {', '.join(known)})"
+            )
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_are_a_set(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if value is not None and info.data.get("type") == "question-answering":
+            raise ValueError("question-answering has no labels")
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError(f"'{next(v for v in value if value.count(v) > 1)}' is there twice")
+        return value
+
+    @field_validator("regression")
+    @classmethod
+    def _regression_agrees(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if value is None:
+            return value
+        if info.data.get("type", "text-classification") != "text-classification":
+            raise ValueError("regression is for text-classification")
+        if value and info.data.get("labels"):
+            raise ValueError("regression has no labels: remove task.labels")
+        metric = info.data.get("metric")
+        if metric is not None and value != (metric in REGRESSION_METRICS):
+            raise ValueError(f"{metric} is no metric of {'regression' if value else 'classification'}")
+        return value
+
+    @model_validator(mode="after")
+    def _headerless_columns_are_numbers(self) -> "TaskKeys":
+        if isinstance(self.dataset, DatasetFiles) and not self.dataset.header:
+            numbered = {role for role, column in self.columns.items() if isinstance(column, int)}
+            if numbered != set(self.columns) or not {"text", "label"} <= numbered:
+                raise ValueError(
+                    "columns: a file without a header needs its columns by number, counted from 0, "
+                    "for example text: 3, label: 1"
+                )
+        return self
+
+
+def file_format(task_type: str, dataset: DatasetFiles, path: str) -> Format:
+    """The format `path` is read in: the recipe's, else its suffix's. ValueError where none fits the task."""
+    suffix = Path(path).suffix.lower()
+    json_format: Format = "squad" if task_type == "question-answering" else "jsonl"
+    found = dataset.format or (json_format if suffix == ".json" else SUFFIXES.get(suffix))
+    known = FORMATS[task_type]
+    if found is None:
+        raise ValueError(
+            f"cannot tell the format of '{path}' by its name; add `format:` ({', '.join(known)})"
+        )
+    if found not in known:
+        raise ValueError(f"{task_type} cannot be read from {found} files (can be: {', '.join(known)})")
+    return found

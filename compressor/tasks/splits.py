@@ -1,0 +1,48 @@
+"""Which examples are used: limits, and the selection split held out of train."""
+
+import numpy as np
+import pandas as pd
+
+from compressor.errors import UserError
+from compressor.tasks.base import Examples
+from compressor.tasks.schema import TaskKeys
+
+
+def split(
+    train: pd.DataFrame, validation: pd.DataFrame, keys: TaskKeys, seed: int, group: str | None = None
+) -> Examples:
+    """Apply `limit`, then move `selection.fraction` of train to the selection split.
+
+    Rows that agree in the column `group` stay on one side. Everything keeps the order of its file. What a
+    limit leaves of validation does not depend on the seed: runs with other seeds are scored on the same rows.
+    Raises UserError when either side of the split would be empty.
+    """
+    train = _limited(train, keys.limit.train, seed)
+    validation = _limited(validation, keys.limit.validation, 0)
+    groups = np.arange(len(train)) if group is None else pd.factorize(train[group])[0]
+    held_out = _held_out(groups, keys.selection.fraction, seed)
+    if held_out.all() or not held_out.any():
+        what = "rows" if group is None else f"rows on {len(set(groups)):,} different {group}s"
+        raise UserError(
+            f"task.selection.fraction {keys.selection.fraction} cannot be taken out of {len(train):,} {what} "
+            "of train: one side would be empty"
+        )
+    parts = (train[~held_out], train[held_out], validation)
+    return Examples(*(part.reset_index(drop=True) for part in parts))
+
+
+def _limited(frame: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
+    if limit is None or limit >= len(frame):
+        return frame
+    chosen = np.random.default_rng(seed).permutation(len(frame))[:limit]
+    return frame.iloc[np.sort(chosen)]
+
+
+def _held_out(groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """True for the rows of randomly drawn groups that together come nearest to `fraction` of all rows."""
+    sizes = np.bincount(groups)
+    order = np.random.default_rng([seed, 1]).permutation(len(sizes))
+    taken = np.concatenate([[0], np.cumsum(sizes[order])])
+    count = int(np.argmin(np.abs(taken - fraction * len(groups))))
+    held_out: np.ndarray = np.isin(groups, order[:count])
+    return held_out

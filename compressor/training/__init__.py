@@ -1,0 +1,1 @@
+"""Fine-tuning on transformers.Trainer: batches grouped by length, distillation, exact resume."""

@@ -1,0 +1,190 @@
+"""One training run on transformers.Trainer: deterministic order, exact resume, progress with time left."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from compressor.schema import Progress, TrainingKeys, steps_of
+from compressor.training.batches import LengthGrouped
+from compressor.training.distillation import PREFIX, WithTeacher, collate_with_teacher, distillation_loss
+from compressor.models.outputs import Collate, Outputs
+
+SAVES = 10
+"""Checkpoints a run writes: a killed run loses at most a tenth."""
+
+
+class Part(Protocol):
+    """What a pruning method adds to a run (see the pruner contract)."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]: ...  # noqa: D102
+    def before_step(self, step: int, total: int) -> None: ...  # noqa: D102
+    def loss(self) -> Tensor | None: ...  # noqa: D102
+    def log(self) -> dict[str, float]: ...  # noqa: D102
+
+
+@dataclass
+class Run:
+    """Everything a training run needs besides the model. `folder` holds its checkpoints."""
+
+    keys: TrainingKeys
+    features: Sequence[Mapping[str, Any]]
+    collate: Collate
+    folder: Path
+    seed: int
+    progress: Progress
+    title: str = "train"
+    teacher: Outputs | None = None
+    part: Part | None = None
+    processes: int = 1
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return max(1, math.ceil(self.keys.epochs * math.ceil(len(self.features) / self.keys.batch_size)))
+
+
+def train(model: PreTrainedModel, run: Run) -> list[dict[str, float]]:
+    """Train `model` in place and return the log: a row every hundredth of the run.
+
+    Resumes from the newest whole checkpoint in `run.folder`; the result is the same as without the break.
+    """
+    set_seed(run.seed)
+    trainer = _Trainer(model, run)
+    trainer.train(resume_from_checkpoint=newest_checkpoint(run.folder))
+    rows = [
+        {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
+        for row in trainer.state.log_history
+        if "loss" in row
+    ]
+    model.eval()
+    return rows
+
+
+def newest_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end (its state file is the last that is written)."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    for checkpoint in reversed(found):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(checkpoint)
+    return None
+
+
+class _Trainer(Trainer):
+    def __init__(self, model: PreTrainedModel, run: Run) -> None:
+        self.run = run
+        self.sampler = LengthGrouped([len(r["input_ids"]) for r in run.features], run.keys.batch_size, run.seed)
+        if run.keys.freeze_embeddings:
+            for name, parameter in model.base_model.named_parameters():
+                if name.startswith("embeddings"):
+                    parameter.requires_grad_(False)
+        super().__init__(
+            model=model,
+            args=_arguments(run),
+            train_dataset=WithTeacher(run.features, run.teacher),
+            data_collator=collate_with_teacher(run.collate),
+            callbacks=[_Callback(run)],
+        )
+        self.model_accepts_loss_kwargs = False
+        for callback in ("ProgressCallback", "PrinterCallback"):
+            for have in list(self.callback_handler.callbacks):
+                if type(have).__name__ == callback:
+                    self.remove_callback(have)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self.sampler
+
+    def create_optimizer(self) -> torch.optim.Optimizer:
+        """AdamW in three kinds of groups: decayed weights, biases and norms, and a method's own parameters."""
+        groups = self.run.part.parameter_groups() if self.run.part else []
+        special = {id(p) for group in groups for p in group["params"]}
+        ordinary = [p for p in self.model.parameters() if p.requires_grad and id(p) not in special]
+        decayed = [p for p in ordinary if p.dim() > 1]
+        rest = [p for p in ordinary if p.dim() <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": self.run.keys.weight_decay},
+                {"params": rest, "weight_decay": 0.0},
+                *groups,
+            ],
+            lr=self.run.keys.learning_rate,
+        )
+        return self.optimizer
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """One micro-step; the method's schedule goes by optimiser steps."""
+        if self.run.part:
+            self.run.part.before_step(self.state.global_step, self.state.max_steps)
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+    ) -> Any:
+        """Labels' loss, distillation and the method's own term."""
+        teacher = {k.removeprefix(PREFIX): inputs.pop(k) for k in list(inputs) if k.startswith(PREFIX)}
+        outputs = model(**inputs)
+        loss = outputs["loss"]
+        distill = self.run.keys.distill
+        if distill and teacher:
+            mask = inputs["attention_mask"].bool()
+            soft = distillation_loss(outputs, teacher, mask, distill.temperature)
+            loss = distill.alpha * soft + (1 - distill.alpha) * loss
+        extra = self.run.part.loss() if self.run.part else None
+        loss = loss if extra is None else loss + extra
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the method's figures to the training log."""
+        if "loss" in logs and self.run.part:
+            logs |= self.run.part.log()
+        super().log(logs, *args, **kwargs)
+
+
+class _Callback(TrainerCallback):
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.run.progress(self.run.title, state.global_step / state.max_steps)
+
+
+def _arguments(run: Run) -> TrainingArguments:
+    keys, total = run.keys, run.total_steps
+    micro = keys.batch_size // (run.processes * keys.gradient_accumulation)
+    return TrainingArguments(
+        output_dir=str(run.folder),
+        max_steps=total,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=keys.gradient_accumulation,
+        learning_rate=keys.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=steps_of(keys.warmup, total),
+        max_grad_norm=keys.max_grad_norm,
+        bf16=keys.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=run.seed,
+        save_strategy="steps",
+        save_steps=max(1, math.ceil(total / SAVES)),
+        save_total_limit=1,
+        logging_steps=max(1, total // 100),
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=True,
+        ddp_backend=None if torch.cuda.is_available() else ("gloo" if run.processes > 1 else None),
+    )

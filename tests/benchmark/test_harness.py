@@ -1,0 +1,131 @@
+"""The harness from end to end, on models that run in microseconds."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from compressor.benchmark import harness, process
+from compressor.benchmark.harness import measure, measure_lengths
+from compressor.benchmark.process import Job, run_in_fresh_process
+from compressor.benchmark.schema import Cell
+from compressor.benchmark.throughput import measure_throughput
+from compressor.errors import RunError, UserError
+from tests.benchmark.graphs import encoder
+
+SHORT = {"seconds": 0.1, "processes": 2}
+CELL = Cell("cpu", 1, 2, 64)
+
+
+@pytest.fixture
+def models(saved):
+    dims = ["batch", "sequence"]
+    return {
+        "slow": saved(encoder(dims, work=60), "slow.onnx"),
+        "fast": saved(encoder(dims, work=2), "fast.onnx"),
+    }
+
+
+def test_rows_raw_samples_and_conditions(models, tmp_path):
+    heard = []
+    found = measure(
+        models,
+        [CELL],
+        reference="slow",
+        raw_dir=tmp_path / "raw",
+        progress=lambda *said: heard.append(said),
+        **SHORT,
+    )
+    assert heard == [
+        ("timing cpu, 1 threads, batch 2, 64 tokens, forward: process 1 of 2", 0.0),
+        ("timing cpu, 1 threads, batch 2, 64 tokens, forward: process 2 of 2", 0.5),
+    ]
+    (row,) = found.latency["fast"]
+    assert row.items() >= CELL.keys().items()
+    assert row["p50_ci95"][0] <= row["p50_ms"] <= row["p50_ci95"][1]
+    assert row["p50_ms"] <= row["p90_ms"]
+    assert row["cold_start_ms"] > row["p50_ms"]
+    assert "host_p50_ms" not in row
+    assert found.speedup.keys() == {"fast"}
+    (speedup,) = found.speedup["fast"]
+    assert speedup["ci95"][0] <= speedup["value"] <= speedup["ci95"][1]
+    assert speedup["value"] > 2
+    assert found.speedup_over("fast")["slow"][0]["value"] == pytest.approx(1 / speedup["value"])
+    (conditions,) = found.conditions
+    assert conditions["processes"] == 2
+    assert all(rounds >= 10 for rounds in conditions["warmup_rounds"])
+
+    with np.load(tmp_path / "raw" / row["raw"]) as raw:
+        assert len(raw["ms"]) == row["runs"] >= 20
+        medians = [np.median(raw["ms"][raw["process"] == number]) for number in (0, 1)]
+    assert row["p50_ms"] == pytest.approx(np.sqrt(medians[0] * medians[1]))
+
+
+def test_real_lengths_are_one_more_cell(models):
+    lengths = [8] * 90 + [300] * 10
+    found = measure_lengths(models, lengths, reference="slow", threads=1, **SHORT)
+    (row,) = found.latency["slow"]
+    assert (row["sequence_length"], row["batch_size"]) == ("data", 1)
+    (samples,) = found.samples
+    shapes = np.concatenate(samples.shape)
+    short, long = (samples.ms[0][samples.shape[0] == shape, 0] for shape in (0, 15))
+    assert np.bincount(shapes).min() == np.bincount(shapes).max()
+    assert np.median(long) > 1.5 * np.median(short)
+    with pytest.raises(UserError, match="data set is empty"):
+        measure_lengths(models, [], reference="slow", threads=1, **SHORT)
+
+
+def test_lengths_stand_for_the_whole_distribution():
+    shapes = harness._shapes(Cell("cpu", 1, 1, "data"), list(range(1, 161)))
+    assert len(shapes) == 16
+    assert np.mean([length for _, length in shapes]) == pytest.approx(80.5, abs=3)
+
+
+def test_throughput_rows(models):
+    rows = measure_throughput(models, CELL, sessions=2, seconds=0.1, processes=2)
+    (slow,), (fast,) = rows["slow"], rows["fast"]
+    assert fast["sessions"] == 2
+    assert fast["examples_per_second"] > slow["examples_per_second"]
+    assert fast["range"][0] <= fast["examples_per_second"] <= fast["range"][1]
+
+
+def test_what_cannot_be_measured_is_said_before_anything_runs(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "run_in_fresh_process", lambda _: pytest.fail("a process was started"))
+    with pytest.raises(UserError, match="'slwo', is not measured; did you mean 'slow'"):
+        measure(models, [CELL], reference="slwo", **SHORT)
+    with pytest.raises(UserError, match=r"no such file: .*none\.onnx"):
+        measure({**models, "none": tmp_path / "none.onnx"}, [CELL], reference="slow", **SHORT)
+    with pytest.raises(UserError, match=r"4096 threads.*lower benchmark\.threads"):
+        measure(models, [CELL, Cell("cpu", 4096, 1, 64)], reference="slow", **SHORT)
+    with pytest.raises(UserError, match="2 processes or more"):
+        measure(models, [CELL], reference="slow", processes=1)
+
+
+def test_what_a_process_finds_wrong_reaches_the_user(models):
+    with pytest.raises(UserError, match="^--input input_id: the model has no such input"):
+        measure(models, [CELL], reference="slow", overrides={"input_id": (1, 8)}, **SHORT)
+
+
+def test_a_process_that_dies_is_reported(monkeypatch):
+    job = Job(["a.onnx"], "cpu", 1, [(1, 8)], 0.1, seed=0)
+
+    def died(code, stderr=""):
+        ended = process.subprocess.CompletedProcess([], code, "", stderr)
+        monkeypatch.setattr(process.subprocess, "run", lambda *_, **__: ended)
+
+    died(-signal.SIGKILL)
+    with pytest.raises(
+        RunError, match=r"signal 9; if memory ran out, measure fewer models at once \(1 were open\)"
+    ):
+        run_in_fresh_process(job)
+    died(1, "Traceback ...\nMemoryError")
+    with pytest.raises(RunError, match="MemoryError"):
+        run_in_fresh_process(job)
+
+
+def test_processes_find_the_package_from_any_folder(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.devnull)
+    job = Job([str(models["fast"])], "cpu", 1, [(1, 8)], 0.01, seed=0)
+    assert run_in_fresh_process(job)["ms"].shape[1] == 1

@@ -1,0 +1,122 @@
+"""gated == sliced == reloaded, for every family, task and kind of structure."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.models import checkpoint
+from compressor.models.architecture import structure_of
+from compressor.models.gates import Gates
+from compressor.models.slicing import slice_model
+from compressor.models.structure import Structure, SubLayer
+from tests.zoo import CONFIGS, HEAD_CLASSES, logits, padded_batch, random_structure, tiny_model
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("task", HEAD_CLASSES)
+@pytest.mark.parametrize("hidden", [False, True], ids=["", "hidden"])
+def test_gated_equals_sliced_equals_reloaded(family: str, task: str, hidden: bool, tmp_path: Path) -> None:
+    model, inputs = tiny_model(family, task), padded_batch(family)
+    dense = logits(model, inputs)
+    for seed in range(4):
+        structure = random_structure(structure_of(model), seed, hidden)
+        with Gates(model, structure):
+            gated = logits(model, inputs)
+        assert not torch.allclose(gated, dense, atol=1e-3)
+        torch.testing.assert_close(logits(model, inputs), dense)
+        small = slice_model(model, structure)
+        torch.testing.assert_close(logits(small, inputs), gated, atol=1e-5, rtol=0)
+        checkpoint.save(small, tmp_path / str(seed))
+        again = checkpoint.load(tmp_path / str(seed))
+        assert torch.equal(logits(again, inputs), logits(small, inputs))
+        assert structure_of(again) == structure.simplified()
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_slicing_twice_equals_slicing_once(family: str) -> None:
+    model, inputs = tiny_model(family), padded_batch(family)
+    first = Structure.dense(structure_of(model).sizes).keeping(
+        {("encoder", 0, "attention"): SubLayer((0, 2, 3)), ("encoder", 1, "ffn"): SubLayer((1, 5, 7, 30))}
+    )
+    second = first.keeping(
+        {("encoder", 0, "attention"): SubLayer((2,)), ("encoder", 1, "ffn"): SubLayer((5, 30))}
+    )
+    twice = slice_model(slice_model(model, first), second)
+    assert torch.equal(logits(twice, inputs), logits(slice_model(model, second), inputs))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_gates_hold_a_sliced_model_too(family: str) -> None:
+    model, inputs = tiny_model(family), padded_batch(family)
+    first = random_structure(structure_of(model), 11)
+    small = slice_model(model, first)
+    have = structure_of(small)
+    second = have.keeping(
+        {
+            (la.stack, la.index, name): SubLayer(sub.kept[::2], sub.absent)
+            for la, name, sub in have.each()
+        }
+    )
+    with Gates(small, second):
+        gated = logits(small, inputs)
+    torch.testing.assert_close(logits(slice_model(small, second), inputs), gated, atol=1e-5, rtol=0)
+
+
+def test_a_structure_beyond_the_model_is_refused() -> None:
+    model = tiny_model("bert")
+    dense = structure_of(model)
+    small = slice_model(model, dense.keeping({("encoder", 0, "attention"): SubLayer((0,))}))
+    with pytest.raises(ValueError, match="does not have"):
+        slice_model(small, dense)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_constant_sublayers_train_like_gated_ones(family: str) -> None:
+    """A constant bias drops out token by token, and gets a gradient."""
+    model = tiny_model(family)
+    structure = structure_of(model).keeping({("encoder", 1, "ffn"): SubLayer(), ("encoder", 1, "attention"): SubLayer()})
+    small = slice_model(model, structure).train()
+    inputs = padded_batch(family)
+    small(**inputs, labels=torch.zeros(3, dtype=torch.long)).loss.backward()
+    assert all(p.grad is not None for name, p in small.named_parameters() if "layer.1" in name)
+
+
+def test_whole_layers_dropped_opens_with_plain_transformers(tmp_path: Path) -> None:
+    import transformers
+
+    model, inputs = tiny_model("bert"), padded_batch("bert")
+    dense = structure_of(model)
+    small = slice_model(model, Structure(dense.sizes, (dense.layers[0], dense.layers[2])))
+    assert structure_of(small).only_layers_dropped()
+    checkpoint.save(small, tmp_path)
+    plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(plain, inputs), logits(small, inputs))
+
+
+def test_a_pruned_unsliced_checkpoint_keeps_its_gates(tmp_path: Path) -> None:
+    model, inputs = tiny_model("bert"), padded_batch("bert")
+    structure = random_structure(structure_of(model), 5)
+    checkpoint.save(model, tmp_path, gates=structure)
+    again = checkpoint.load(tmp_path)
+    with Gates(model, structure):
+        torch.testing.assert_close(logits(again, inputs), logits(model, inputs))
+    again.compressor_gates.remove()
+    torch.testing.assert_close(logits(again, inputs), logits(model, inputs))
+
+
+def test_densities_and_parameters_of_published_shapes() -> None:
+    """BERT-base: 84,934,656 linear weights; the published headline network keeps 26.20 % of them."""
+    from compressor.models.architecture import ARCHITECTURES
+    from tests.zoo import tiny_config
+
+    config = tiny_config("bert", hidden_size=768, num_attention_heads=12, intermediate_size=3072, num_hidden_layers=12)
+    dense = Structure.dense(ARCHITECTURES["bert"].sizes(config))
+    assert dense.linear_weights() == 84_934_656
+    heads = [4, 4, 6, 7, 7, 5, 6, 7, 5, 5, 5, 3]
+    ffn = [552, 717, 795, 789, 833, 792, 620, 466, 283, 112, 96, 238]
+    headline = dense.keeping(
+        {("encoder", i, "attention"): SubLayer(tuple(range(n))) for i, n in enumerate(heads)}
+        | {("encoder", i, "ffn"): SubLayer(tuple(range(n))) for i, n in enumerate(ffn)}
+    )
+    assert round(headline.density(), 4) == 0.2620

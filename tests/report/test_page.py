@@ -1,0 +1,224 @@
+"""The report page: complete, escaped, self-contained, and whole where a run leaves little."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+from compressor.report import plots
+from compressor.report.anatomy import kept_summary, structures_of
+from compressor.report.page import latency_rows, write_report
+
+HOSTILE = """<script>alert("1")</script> $x_1$ -->]]>&'"""
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would show and load, and checks that tags nest."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append(tag)
+        values = dict(attrs)
+        self.loads += [values[k] for k in ("src", "href", "xlink:href", "data", "action") if k in values]
+        self.ids += [values["id"]] if "id" in values else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def report(results: dict, folder: Path) -> str:
+    path = write_report(results, folder)
+    assert path == folder / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+def test_every_number_is_on_the_page(results: dict, tmp_path: Path) -> None:
+    text = Reader(report(results, tmp_path)).text
+    expected = [
+        "2.31x faster [2.25, 2.38] than dense at 0.5 points less accuracy",
+        "dense_fp32 baseline",
+        "pruned_int8 final 90.71 % 0.46 [−0.17, 1.07] 2.31x [2.25, 2.38] 7.97 ms 15.8 MB 15.4 M 31.3 %",
+        "max_metric_drop ≤ 1.00 points 0.46 points [−0.17, 1.07] ✓ passed pruned_int8",
+        "largest class 50.92 %, bag of words 80.16 %.",
+        "pruning 1.71x 1.43x 53 % 0.34 [−0.29, 0.95]",
+        "cpu, 2 threads, batch 8, 384 tokens",
+        "encoder: 5 of 6 layers, 18 of 72 attention heads, 1,844 of 9,216 FFN neurons; hidden width 352",
+        "teacher finetune 23 min 32 s (cached)",
+        "avx2, avx512f, avx512_vnni",
+        "onnxruntime 1.31.1",
+        "compressor run recipes/minilm_sst2_cofi.yaml --set seed=42",
+        "method: cofi",
+        "validation examples 872",
+        "3.1e-06 99.66 % 64",
+    ]
+    assert [words for words in expected if words not in text] == []
+
+
+def test_a_row_for_every_variant_in_every_cell(results: dict) -> None:
+    found = latency_rows(results)
+    assert [len(rows) for _, rows in found] == [4, 4, 4, 4]
+    assert found[0][1][3] == [
+        "pruned_int8",
+        "7.97 ms",
+        "[7.85, 8.13]",
+        "8.69 ms",
+        "4.1 %",
+        "1,240",
+        "212 ms",
+        "2.31x [2.25, 2.38]",
+    ]
+
+
+def test_nothing_is_loaded_and_nothing_is_run(results: dict, tmp_path: Path) -> None:
+    page = report(results, tmp_path)
+    reader = Reader(page)
+    assert all(target.startswith("#") for target in reader.loads)
+    assert {target[1:] for target in reader.loads} <= set(reader.ids)
+    assert len(reader.ids) == len(set(reader.ids))
+    assert not re.search(r"@import|url\((?!#)|<script|\son\w+=", page)
+
+
+def test_names_are_text_and_never_markup(results: dict, tmp_path: Path) -> None:
+    results["name"] = HOSTILE
+    results["variants"] = {f"{HOSTILE}{n}": v for n, v in results["variants"].items()}
+    results["baseline"], results["final"] = HOSTILE + "dense_fp32", HOSTILE + "pruned_int8"
+    results["gates"][0] |= {"variant": results["final"], "detail": HOSTILE}
+    results["training"][0]["stage"] = HOSTILE
+    results["environment"]["versions"][HOSTILE] = HOSTILE
+    page = report(results, tmp_path)
+    assert "<script" not in page
+    assert Reader(page).text.count("<script>") > 10
+
+
+def test_figures_are_drawn_and_follow_the_colour_scheme(results: dict) -> None:
+    for draw in (
+        plots.accuracy_against_latency,
+        plots.latency_curves,
+        plots.share_bars,
+        plots.training_curves,
+    ):
+        svg = draw(results)
+        assert svg.startswith('<svg class="plot" role="img"')
+        assert "var(--accent)" in svg
+        assert not re.search(r"#0[1-5]0[1-5]0[1-5]\b", svg)
+    assert all(name in plots.accuracy_against_latency(results) for name in results["variants"])
+
+
+def test_the_same_results_give_the_same_bytes(results: dict, tmp_path: Path) -> None:
+    assert report(results, tmp_path) == report(results, tmp_path)
+
+
+def test_other_processes_give_the_same_bytes(results: dict, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    code = (
+        "import json, pathlib, sys\n"
+        "from compressor.report.page import write_report\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "write_report(json.loads((folder / 'results.json').read_text()), folder)\n"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment, cwd=root)
+    first = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert report(results, tmp_path) == first
+
+
+def test_the_dense_model_alone(minimal: dict, tmp_path: Path) -> None:
+    reader = Reader(report(minimal, tmp_path))
+    assert "Dense model only, perplexity 23.41" in reader.text
+    assert "dense_fp32 baseline 23.41 – – –" in reader.text
+    assert "svg" not in reader.tags
+    for absent in ("Gates", "Share of pruning", "Latency by", "What is left", "Training", "Stages", "Other"):
+        assert absent not in reader.text
+
+
+def test_a_run_without_int8(results: dict, tmp_path: Path) -> None:
+    del results["variants"]["dense_int8"], results["variants"]["pruned_int8"]
+    results["final"] = "pruned_fp32"
+    results["training"] = []
+    text = Reader(report(results, tmp_path)).text
+    assert "1.71x faster [1.67, 1.76] than dense at 0.3 points less accuracy" in text
+    assert "Share of pruning" not in text
+    assert "Training" not in text
+
+
+def test_a_perplexity_is_no_percentage(perplexity: dict, tmp_path: Path) -> None:
+    text = Reader(report(perplexity, tmp_path)).text
+    assert "added perplexity" in text
+    assert "pruned_int8 final 23.55 0.14 [0.10, 0.19]" in text
+    assert "Towards the bottom left is better" in text
+
+
+def test_a_noisy_speedup_says_so(results: dict, tmp_path: Path) -> None:
+    results["variants"]["pruned_int8"]["speedup"][0]["noisy"] = True
+    assert "2.31x [2.25, 2.38] noisy" in Reader(report(results, tmp_path)).text
+
+
+def test_one_length_gives_curves_by_batch_size_and_one_cell_none(results: dict) -> None:
+    for variant in results["variants"].values():
+        variant["latency"] = [e for e in variant["latency"] if e["sequence_length"] == 128]
+    assert "batch size" in plots.latency_curves(results)
+    for variant in results["variants"].values():
+        variant["latency"] = variant["latency"][:1]
+    assert plots.latency_curves(results) == ""
+
+
+def test_structures_are_told_apart_and_summed_up(results: dict) -> None:
+    ((names, structure),) = structures_of(results)
+    assert names == ["pruned_fp32", "pruned_int8"]
+    assert kept_summary(structure).startswith("encoder: 5 of 6 layers, 18 of 72 attention heads, ")
+
+
+def test_what_is_left_is_marked_in_the_picture(results: dict, tmp_path: Path) -> None:
+    text = Reader(report(results, tmp_path)).text
+    for words in ("absent", "constant", "layer removed", "704 / 1,536", "encoder 5"):
+        assert words in text
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it(results: dict, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium on this machine")
+    page, shot = write_report(results, tmp_path), tmp_path / "shot.png"
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
+    quiet = "--disable-background-networking --disable-component-update --hide-scrollbars"
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    size = ["--window-size=400,1600", f"--screenshot={shot}"]
+    command = [browser, *flags.split(), *quiet.split(), profile, *size, page.as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+    pixels = imread(shot)
+    assert pixels.shape[:2] == (1600, 400)
+    assert len({tuple(pixel) for pixel in pixels[::7, ::7].reshape(-1, pixels.shape[2])}) > 10
+    assert (pixels[:, 390:, :3] > 0.9).all()  # the body does not run over the edge of a phone

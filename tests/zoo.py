@@ -1,0 +1,96 @@
+"""Tiny random models of every family, and random structures for them."""
+
+import random
+
+import torch
+import transformers
+from transformers import PretrainedConfig, PreTrainedModel
+
+from compressor.models.structure import Structure, SubLayer
+
+HIDDEN, HEADS, FFN, LAYERS, VOCABULARY = 48, 4, 40, 3, 100
+
+CONFIGS = {
+    "bert": {},
+    "roberta": {"max_position_embeddings": 66, "pad_token_id": 1},
+    "electra": {"embedding_size": 16},
+    "electra-wide": {"embedding_size": HIDDEN},
+    "distilbert": {},
+}
+HEAD_CLASSES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+}
+
+
+def tiny_config(family: str, **extra: object) -> PretrainedConfig:
+    model_type = family.split("-")[0]
+    sizes: dict[str, object] = {"vocab_size": VOCABULARY, "max_position_embeddings": 64}
+    if model_type == "distilbert":
+        sizes |= {"dim": HIDDEN, "n_heads": HEADS, "hidden_dim": FFN, "n_layers": LAYERS}
+    else:
+        sizes |= {
+            "hidden_size": HIDDEN,
+            "num_attention_heads": HEADS,
+            "intermediate_size": FFN,
+            "num_hidden_layers": LAYERS,
+        }
+    return transformers.AutoConfig.for_model(model_type, **(sizes | CONFIGS[family] | extra))
+
+
+def tiny_model(family: str, task: str = "text-classification", seed: int = 0, **extra: object) -> PreTrainedModel:
+    """A random model in eval mode; biases and norms are random too, so that nothing hides in zeros."""
+    torch.manual_seed(seed)
+    model = getattr(transformers, HEAD_CLASSES[task]).from_config(tiny_config(family, **extra))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.3)
+        elif parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.2)
+        else:
+            torch.nn.init.normal_(parameter, std=0.15)
+    return model.eval()
+
+
+def padded_batch(family: str, batch: int = 3, length: int = 11, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random ids with every row but the first padded at its end."""
+    torch.manual_seed(seed)
+    ids = torch.randint(5, VOCABULARY, (batch, length))
+    mask = torch.ones_like(ids)
+    for row in range(1, batch):
+        mask[row, length - 2 * row :] = 0
+    inputs = {"input_ids": ids * mask + (1 - mask) * (1 if family == "roberta" else 0), "attention_mask": mask}
+    if family.startswith(("bert", "electra")):
+        inputs["token_type_ids"] = (torch.arange(length) > length // 2).long().expand(batch, -1) * mask
+    return inputs
+
+
+def random_structure(dense: Structure, seed: int, hidden: bool = False) -> Structure:
+    """A random part of `dense`: some sub-layers whole, some constant, some absent, some dropped layers."""
+    rng = random.Random(seed)
+    kept = {}
+    for layer, name, sub in dense.each():
+        kind = rng.choice(["part", "part", "part", "whole", "constant", "absent"])
+        if kind == "part":
+            units = rng.sample(sub.kept, rng.randint(1, len(sub.kept)))
+            kept[layer.stack, layer.index, name] = SubLayer(tuple(sorted(units)))
+        elif kind != "whole":
+            kept[layer.stack, layer.index, name] = SubLayer(absent=kind == "absent")
+    structure = dense.keeping(kept)
+    if hidden:
+        dims = sorted(rng.sample(range(dense.sizes.hidden), dense.sizes.hidden // 2))
+        structure = Structure(structure.sizes, structure.layers, tuple(dims))
+    return structure
+
+
+def logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """All logits of the real tokens, stacked."""
+    with torch.no_grad():
+        output = model(**inputs)
+    parts = [output.logits] if "logits" in output else [output.start_logits, output.end_logits]
+    flat = []
+    for part in parts:
+        per_token = part.shape[:2] == inputs["input_ids"].shape
+        flat.append(part[inputs["attention_mask"].bool()] if per_token else part)
+    return torch.cat([f.flatten() for f in flat])

@@ -112,7 +112,7 @@ def between(before: Snapshot, after: Snapshot) -> dict[str, Any]:
     """
     seconds = max(after.wall - before.wall, 1e-9)
     shares = [
-        (round((spent - before.processes.get(key, ("", 0.0))[1]) / seconds, 2), name)
+        (round((spent - before.processes.get(key, ("", 0.0))[1]) / seconds, 2), name, key[0])
         for key, (name, spent) in after.processes.items()
     ]
     above = sorted((share for share in shares if share[0] > BUSY_SHARE), reverse=True)
@@ -122,7 +122,7 @@ def between(before: Snapshot, after: Snapshot) -> dict[str, Any]:
         "other_cores": round(max(0.0, others / seconds), 3),
         "steal": round((after.steal - before.steal) / seconds, 4),
         "load": round(os.getloadavg()[0], 2),
-        "processes": [{"name": name, "cores": cores} for cores, name in above],
+        "processes": [{"name": name, "pid": pid, "cores": cores} for cores, name, pid in above],
     }
 
 

@@ -64,7 +64,7 @@ def open_session(
     providers = list(dict.fromkeys([wanted, EXECUTION_PROVIDERS["cpu"]]))  # shape arithmetic stays on the CPU
     try:
         session = onnxruntime.InferenceSession(
-            str(path), _options(threads, shared_threads), providers=providers
+            str(path), _options(threads, shared_threads), providers=providers, enable_fallback=0
         )
     except Exception as error:  # onnxruntime's own exceptions share no base class
         raise UserError(f"{path}: onnxruntime cannot open it on {provider}: {_first_line(error)}") from error

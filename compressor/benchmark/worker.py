@@ -30,8 +30,7 @@ def time_models(job: Job) -> dict[str, np.ndarray]:
     [rounds]: which of the job's shapes a round used; `cold_ms` [models]: opening the session plus its first
     run; and `warmup`: the number of warm-up rounds and whether the medians had settled after them.
     """
-    if job.provider == "cpu":
-        share_threads(job.threads)
+    share_threads(job.threads)
     calls, cold = _open(job)
     rng = np.random.default_rng(job.seed)
     gc.collect()

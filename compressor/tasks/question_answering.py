@@ -156,7 +156,7 @@ def _best_answers(outputs: Outputs, features: Dataset, frame: pd.DataFrame, may_
         score, first, last = best_span(start, end, window["starts"])
         if score > best[row]:
             best[row] = score
-            texts[row] = contexts[row][window["starts"][first] : window["ends"][last]]
+            texts[row] = contexts[row][window["starts"][first] : window["ends"][last]].strip()
     if not may_be_null:
         return texts
     return ["" if nothing > answer else text for text, nothing, answer in zip(texts, null, best, strict=True)]

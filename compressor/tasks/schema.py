@@ -138,7 +138,9 @@ class TaskKeys(Keys):
     columns: dict[str, Column] = Field({}, description="role: column name (or its number, without a header)")
     selection: Selection = Selection()
     max_length: int = Field(128, ge=8, description="in tokens; 384 for question-answering")
-    stride: PositiveInt | None = Field(None, description="tokens two windows of one context share (128)")
+    stride: PositiveInt | None = Field(
+        None, description="tokens two windows of a context share; 128, or a third of max_length if less"
+    )
     limit: Limit = Limit()
     metric: str | None = Field(None, description="the primary metric, the one gates judge")
     labels: list[str] | None = Field(None, min_length=2, description="all labels, in the head's order")
@@ -148,11 +150,16 @@ class TaskKeys(Keys):
     @classmethod
     def _defaults_of_the_type(cls, keys: Any) -> Any:
         """Fill in what depends on the type, so that a stored recipe shows the values that were used."""
-        if not isinstance(keys, dict) or keys.get("type") not in MAX_LENGTH:
+        kind = keys.get("type") if isinstance(keys, dict) else None
+        if not isinstance(kind, str) or kind not in MAX_LENGTH:
             return keys
-        keys = {"max_length": MAX_LENGTH[keys["type"]], **keys}
-        if keys["type"] == "question-answering" and keys.get("stride") is None:
-            keys["stride"] = STRIDE
+        keys = {"max_length": MAX_LENGTH[kind], **keys}
+        if (
+            kind == "question-answering"
+            and keys.get("stride") is None
+            and isinstance(keys["max_length"], int)
+        ):
+            keys["stride"] = max(1, min(STRIDE, keys["max_length"] // 3))
         return keys
 
     @field_validator("dataset")

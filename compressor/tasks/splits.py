@@ -15,18 +15,15 @@ def split(
 
     Rows that agree in the column `group` stay on one side. Everything keeps the order of its file. What a
     limit leaves of validation does not depend on the seed: runs with other seeds are scored on the same rows.
-    Raises UserError when either side of the split would be empty.
+    Raises UserError when there are not two rows (or groups), one for each side.
     """
     train = _limited(train, keys.limit.train, seed)
     validation = _limited(validation, keys.limit.validation, 0)
     groups = np.arange(len(train)) if group is None else pd.factorize(train[group])[0]
+    if groups.max() < 1:
+        what = "one row" if group is None else f"one {group}"
+        raise UserError(f"train has only {what}; task.selection takes a part of it that is never trained on")
     held_out = _held_out(groups, keys.selection.fraction, seed)
-    if held_out.all() or not held_out.any():
-        what = "rows" if group is None else f"rows on {len(set(groups)):,} different {group}s"
-        raise UserError(
-            f"task.selection.fraction {keys.selection.fraction} cannot be taken out of {len(train):,} {what} "
-            "of train: one side would be empty"
-        )
     parts = (train[~held_out], train[held_out], validation)
     return Examples(*(part.reset_index(drop=True) for part in parts))
 
@@ -39,10 +36,10 @@ def _limited(frame: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
 
 
 def _held_out(groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """True for the rows of randomly drawn groups that together come nearest to `fraction` of all rows."""
+    """True for the rows of random groups, some but not all, that come nearest to `fraction` of all rows."""
     sizes = np.bincount(groups)
     order = np.random.default_rng([seed, 1]).permutation(len(sizes))
-    taken = np.concatenate([[0], np.cumsum(sizes[order])])
-    count = int(np.argmin(np.abs(taken - fraction * len(groups))))
+    taken = np.cumsum(sizes[order])[:-1]
+    count = 1 + int(np.argmin(np.abs(taken - fraction * len(groups))))
     held_out: np.ndarray = np.isin(groups, order[:count])
     return held_out

@@ -10,7 +10,7 @@ VOCABULARY, WIDTH = 50, 16
 
 
 def encoder(dims: list[Any], work: int = 1, ids: str = "input_ids") -> onnx.ModelProto:
-    """Embeds ids, adds token types, multiplies `work` times, masks: `dims` is the shape of all three inputs."""
+    """Embeds ids, adds token types, multiplies `work` times, masks; `dims` is the shape of its inputs."""
     rng = np.random.default_rng(0)
 
     def constant(name: str, *shape: int) -> onnx.TensorProto:

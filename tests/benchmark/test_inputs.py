@@ -91,15 +91,15 @@ def test_a_dimension_nobody_gave_is_named_with_the_flag_that_gives_it(saved):
 def test_a_model_of_fixed_shape_runs_at_that_shape_only(saved):
     session = opened(saved(encoder([1, 32])))
     assert random_inputs(session, 1, 32, seed=0)["input_ids"].shape == (1, 32)
-    with pytest.raises(UserError, match="fixed to 1x32.*batch 1 with 64 tokens"):
+    with pytest.raises(UserError, match=r"fixed to 1x32.*batch 1 with 64 tokens"):
         random_inputs(session, 1, 64, seed=0)
-    with pytest.raises(UserError, match="fixed to 1x32.*batch 8"):
+    with pytest.raises(UserError, match=r"fixed to 1x32.*batch 8"):
         random_inputs(session, 8, 32, seed=0)
 
 
 def test_an_override_of_no_input_is_an_error(saved):
     session = opened(saved(encoder(["batch", "sequence"])))
-    with pytest.raises(UserError, match="--input input_id:.*did you mean 'input_ids'"):
+    with pytest.raises(UserError, match=r"--input input_id:.*did you mean 'input_ids'"):
         random_inputs(session, 1, 8, seed=0, overrides={"input_id": (1, 8)})
 
 

@@ -71,7 +71,10 @@ def test_what_ran_between_two_snapshots():
     seen = between(before, after)
     assert seen["other_cores"] == pytest.approx((12 - 3) / 10)
     assert seen["steal"] == pytest.approx(0.05)
-    assert seen["processes"] == [{"name": "new", "cores": 0.4}, {"name": "old", "cores": 0.2}]
+    assert seen["processes"] == [
+        {"name": "new", "pid": 2, "cores": 0.4},
+        {"name": "old", "pid": 2, "cores": 0.2},
+    ]
 
 
 def test_short_lived_processes_and_stolen_time_disturb_too():

@@ -31,7 +31,7 @@ def test_a_gpu_is_not_timed_once_for_every_number_of_cpu_threads():
         ({"providers": ["gpu"]}, "'cpu' or 'cuda'"),
         ({"processes": 2}, "greater than or equal to 3"),
         ({"seconds": 0}, "greater than 0"),
-        ({"thread": [2]}, "Extra inputs"),
+        ({"thread": [2]}, "did you mean 'threads'"),
     ],
 )
 def test_bad_values_are_refused(keys, complaint):

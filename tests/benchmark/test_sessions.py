@@ -29,7 +29,7 @@ def test_a_silent_fallback_to_the_cpu_is_an_error(saved, monkeypatch):
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     real = onnxruntime.InferenceSession
 
-    def falls_back(path, options, providers):
+    def falls_back(path, options, providers, enable_fallback):
         assert providers == available
         return real(path, options, providers=["CPUExecutionProvider"])
 

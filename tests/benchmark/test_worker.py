@@ -45,10 +45,10 @@ def test_times_are_milliseconds_and_the_time_is_kept():
 
 def test_warm_up_goes_on_until_the_medians_settle():
     rng = np.random.default_rng(0)
-    waits = iter([0.008] * 12 + [0.002] * 1000)
+    waits = iter([0.03 * 0.8**number for number in range(12)] + [0.002] * 1000)
     rounds, settled = worker._warm_up([[lambda: time.sleep(next(waits))]], 5.0, rng)
     assert settled
-    assert 15 < rounds < 40
+    assert 15 < rounds < 60
 
 
 def test_warm_up_ends_when_they_never_settle():
@@ -76,6 +76,7 @@ def test_a_job_survives_the_way_to_its_process():
 
 def test_on_cuda_host_copies_are_timed_in_the_same_rounds(monkeypatch):
     opened = []
+    monkeypatch.setattr(worker, "share_threads", lambda threads: None)
     monkeypatch.setattr(worker, "open_session", lambda path, *_, **__: opened.append(path.name) or path.name)
     monkeypatch.setattr(worker, "random_inputs", lambda *_: {})
     monkeypatch.setattr(worker, "run_call", lambda session, *_: lambda: time.sleep(0.001))

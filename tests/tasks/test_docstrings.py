@@ -15,6 +15,7 @@ def test_the_builtin_data_set_is_balanced_clean_and_without_overlap():
 
 def test_rows_do_not_depend_on_anything_but_the_packages(monkeypatch):
     monkeypatch.setattr(docstrings, "PACKAGES", ("networkx", "numpy"))
+    monkeypatch.setattr(docstrings, "ROWS", 250)
     first, again = docstrings.build.__wrapped__(), docstrings.build.__wrapped__()
     assert first["train"].equals(again["train"])
 

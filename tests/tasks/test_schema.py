@@ -18,6 +18,7 @@ def test_defaults_depend_on_the_type():
     squad = keys(type="question-answering", dataset="squad")
     assert (squad.max_length, squad.stride) == (384, 128)
     assert squad.dataset == "squad"
+    assert keys(type="question-answering", dataset="squad", max_length=90).stride == 30
 
 
 def test_a_stored_recipe_loads_again():
@@ -37,6 +38,8 @@ def test_kinds_of_data_sets_are_told_apart_by_their_keys():
     ("changes", "place", "message"),
     [
         ({"type": "text-clasification"}, ("type",), "text-classification"),
+        ({"type": ["text-classification"]}, ("type",), "text-classification"),
+        ({"dataset": 3}, ("dataset", "files"), "dictionary"),
         ({"dataset": "data/train.csv"}, ("dataset", "id"), "is a file, not a hub id"),
         ({"dataset": {"train": "a.csv"}}, ("dataset", "files", "validation"), "required"),
         ({"dataset": {"hub": "a", "conf": "b"}}, ("dataset", "hub", "conf"), ""),

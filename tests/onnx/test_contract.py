@@ -1,0 +1,146 @@
+"""The contract over (architecture, task, structure): gated == sliced == reloaded == ONNX, in float32.
+
+`make test` runs a pairwise part of the matrix, `make test-all` all of it.
+"""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from compressor.errors import GateError
+from compressor.models import checkpoint
+from compressor.models.architecture import structure_of
+from compressor.models.gates import Gates
+from compressor.models.slicing import slice_model
+from compressor.models.structure import Structure, SubLayer
+from compressor.onnx.export import check_parity, export_onnx, parity
+from compressor.onnx.graph import describe_graph
+from compressor.onnx.quantize import quantize_int8_dynamic
+from compressor.onnx.runtime import OnnxModel
+from compressor.pruning.base import METHODS
+from compressor.pruning.fold import fold_dead_units
+from compressor.pruning.movement.masks import Masks
+from tests.zoo import CONFIGS, FFN, HEAD_CLASSES, HEADS, HIDDEN, LAYERS, logits, padded_batch, random_structure, tiny_model
+
+
+def nothing_kept(dense: Structure) -> Structure:
+    """Every sub-layer constant in one layer, absent in another, the third dropped."""
+    first, second, _ = dense.layers
+    kept = {("encoder", 0, name): SubLayer() for name in first.sublayers}
+    kept |= {("encoder", 1, name): SubLayer(absent=name == "attention") for name in second.sublayers}
+    return Structure(dense.sizes, dense.keeping(kept).layers[:2])
+
+
+STRUCTURES = {
+    "dense": lambda dense: dense,
+    "nothing": nothing_kept,
+    "one-head": lambda d: d.keeping({(la.stack, la.index, n): SubLayer(s.kept[1:2]) for la, n, s in d.each()}),
+    "random-1": lambda dense: random_structure(dense, 1),
+    "random-2": lambda dense: random_structure(dense, 2),
+    "random-hidden": lambda dense: random_structure(dense, 3, hidden=True),
+}
+MATRIX = list(itertools.product(CONFIGS, HEAD_CLASSES, STRUCTURES))
+# Every pair of two of the three is there at least once.
+PAIRWISE = {
+    (f, t, s)
+    for (i, f), (j, t), (k, s) in itertools.product(*map(enumerate, (CONFIGS, HEAD_CLASSES, STRUCTURES)))
+    if (i + j + k) % 3 == 0
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "shape"),
+    [pytest.param(*c, marks=[] if c in PAIRWISE else pytest.mark.slow) for c in MATRIX],
+)
+def test_gated_sliced_reloaded_onnx(family: str, task: str, shape: str, tmp_path: Path) -> None:
+    model, inputs = tiny_model(family, task), padded_batch(family)
+    structure = STRUCTURES[shape](structure_of(model))
+    with Gates(model, structure):
+        gated = logits(model, inputs)
+    checkpoint.save(slice_model(model, structure), tmp_path)
+    small = checkpoint.load(tmp_path)
+    torch.testing.assert_close(logits(small, inputs), gated, atol=1e-5, rtol=0)
+    export_onnx(small, task, 18, tmp_path / "model.onnx")
+    assert parity(small, tmp_path / "model.onnx")["max_abs_error"] < 1e-4
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("task", HEAD_CLASSES)
+def test_every_method_on_every_family_and_task(method: str, family: str, task: str, tmp_path: Path) -> None:
+    """What a method leaves behind slices and exports exactly: random scores stand for learned ones."""
+    assert method == "movement", "a new method needs its own way to random results here"
+    model, inputs = tiny_model(family, task), padded_batch(family)
+    masks = Masks(model, (HIDDEN // HEADS, HIDDEN // HEADS), 0.1)
+    torch.manual_seed(1)
+    for scores in [*masks.attention, *masks.ffn]:
+        torch.nn.init.normal_(scores, mean=-2.2, std=1.0)
+    masked = logits(model, inputs)
+    masks.fold()
+    structure = fold_dead_units(model)
+    with Gates(model, structure):
+        torch.testing.assert_close(logits(model, inputs), masked, atol=1e-5, rtol=0)
+    checkpoint.save(slice_model(model, structure), tmp_path)
+    small = checkpoint.load(tmp_path)
+    torch.testing.assert_close(logits(small, inputs), masked, atol=1e-5, rtol=0)
+    if task == "text-classification":
+        export_onnx(small, task, 18, tmp_path / "model.onnx")
+        check_parity(small, tmp_path / "model.onnx", 1e-4)
+
+
+def test_the_graph_is_really_smaller(tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    structure = structure_of(model).keeping(
+        {("encoder", i, "attention"): SubLayer((0, 2)) for i in range(LAYERS)}
+        | {("encoder", i, "ffn"): SubLayer(tuple(range(7 + i))) for i in range(LAYERS)}
+    )
+    small = slice_model(model, structure)
+    export_onnx(small, "text-classification", 18, tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    shapes = sorted(tuple(t.dims) for t in graph.initializer if len(t.dims) == 2 and "MatMul" in t.name)
+    width = HIDDEN // HEADS * 2
+    ffn = [(HIDDEN, 7 + i) for i in range(LAYERS)] + [(7 + i, HIDDEN) for i in range(LAYERS)]
+    assert shapes == sorted(ffn + [(HIDDEN, width)] * 3 * LAYERS + [(width, HIDDEN)] * LAYERS)
+    assert describe_graph(tmp_path / "model.onnx")["elements"] < sum(p.numel() for p in model.parameters())
+    assert FFN not in {d for shape in shapes for d in shape}
+
+
+def test_a_wrong_graph_fails(tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    export_onnx(model, "text-classification", 18, tmp_path / "model.onnx")
+    with torch.no_grad():
+        model.classifier.bias += 0.01
+    with pytest.raises(GateError, match="differs from PyTorch"):
+        check_parity(model, tmp_path / "model.onnx", 1e-4)
+
+
+def test_nan_is_not_parity(tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    export_onnx(model, "text-classification", 18, tmp_path / "model.onnx")
+    with torch.no_grad():
+        model.classifier.bias[0] = float("nan")
+    with pytest.raises(GateError):
+        check_parity(model, tmp_path / "model.onnx", 1e-4)
+
+
+def test_a_model_left_in_training_mode_exports_without_dropout(tmp_path: Path) -> None:
+    model = tiny_model("bert").train()
+    export_onnx(model, "text-classification", 18, tmp_path / "model.onnx")
+    assert parity(model.eval(), tmp_path / "model.onnx")["max_abs_error"] < 1e-4
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_dynamic_int8_is_close_and_smaller(family: str, tmp_path: Path) -> None:
+    model = tiny_model(family)
+    small = slice_model(model, random_structure(structure_of(model), 2))
+    export_onnx(small, "text-classification", 18, tmp_path / "model.onnx")
+    quantize_int8_dynamic(tmp_path / "model.onnx", tmp_path / "int8.onnx", ["MatMul", "Gather"], True, False)
+    inputs = {k: v.numpy() for k, v in padded_batch(family).items()}
+    one, other = OnnxModel(tmp_path / "model.onnx")(inputs), OnnxModel(tmp_path / "int8.onnx")(inputs)
+    assert np.abs(one["logits"] - other["logits"]).max() < 0.3
+    operators = describe_graph(tmp_path / "int8.onnx")["operators"]
+    assert operators["MatMulInteger"] > 0

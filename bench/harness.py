@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.benchmark.harness import measure
+from compressor.benchmark.harness import DEFAULTS, measure
 from compressor.benchmark.machine import busy, disturbance, fingerprint, machine_key
 from compressor.benchmark.schema import Cell
 from compressor.benchmark.statistics import trimmed_mean
@@ -31,7 +31,7 @@ from compressor.benchmark.worker import time_rounds
 from compressor.files import read_json, write_json
 
 CELL = Cell("cpu", 2, 1, 128)
-SECONDS, PROCESSES = 3.0, 6
+SECONDS, PROCESSES = DEFAULTS.seconds, DEFAULTS.processes
 WANTED = {"hog": 100, "quiet": 25}
 WIDEST = {"hog": 0.08, "quiet": 0.03}
 COVERAGE = 0.9
@@ -153,7 +153,7 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 
 def summary(state: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The undisturbed comparisons of a kind against the bars; beside it the coverage of the disturbed ones."""
+    """The undisturbed comparisons of a kind held against the bars, and coverage of the disturbed ones."""
     made = [made for made in state["comparisons"] if made["kind"] == kind]
     counted = undisturbed(state, kind)
     disturbed = [covers_one(one) for one in made if one["ci95"] and one["disturbance"]]

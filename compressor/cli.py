@@ -22,7 +22,9 @@ app = typer.Typer(
     help="Makes a transformer several times faster on the server that really runs it, and proves it.",
 )
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="a recipe file (.yaml)")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the recipe")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the recipe")
+]
 Output = Annotated[Path | None, typer.Option(help="the run's folder (default: runs/<name>)")]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -52,7 +54,9 @@ def run(
     recipe: RecipePath,
     sets: Sets = None,
     output: Output = None,
-    start: Annotated[str | None, typer.Option("--from", metavar="ID", help="redo this stage and all after it")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="ID", help="redo this stage and all after it")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="redo everything")] = False,
     nproc: Annotated[int, typer.Option(min=1, help="processes that train together")] = 1,
 ) -> None:
@@ -73,7 +77,11 @@ def run(
     where = pipeline.output / ("artifact" if good else f"rejected/{results['final']}")
     out(f"{'artifact' if good else 'refused'}: {where}", f"report: {pipeline.output / 'report.html'}")
     if not good:
-        missed = [g["name"] + (" (inconclusive)" if g["inconclusive"] else "") for g in results["gates"] if not g["passed"]]
+        missed = [
+            g["name"] + (" (inconclusive)" if g["inconclusive"] else "")
+            for g in results["gates"]
+            if not g["passed"]
+        ]
         raise GateError(f"gates not passed: {', '.join(missed)}")
 
 
@@ -82,7 +90,7 @@ def plan(recipe: RecipePath, sets: Sets = None, output: Output = None) -> None:
     """Show what a run would do, offline: stages, data, shapes, time, disk, memory."""
     pipeline = _pipeline(recipe, sets, output)
     from compressor.plan import plan as make_plan
-    from compressor.views import plan_view
+    from compressor.views.plan import plan_view
 
     out(*plan_view(make_plan(pipeline)))
 
@@ -109,26 +117,33 @@ def bench(
     baseline: Annotated[Path | None, typer.Option(help="another ONNX file to compare with")] = None,
     batch: Annotated[str, typer.Option(help="batch sizes, such as 1,8")] = "1",
     seq: Annotated[str, typer.Option(help="sequence lengths, such as 128,384")] = "128",
-    threads: Annotated[str, typer.Option(help="threads of one inference, such as 1,2")] = "",
-    provider: Annotated[str, typer.Option(help="cpu, cuda or both")] = "cpu",
+    threads: Annotated[str, typer.Option(help="threads of one inference, such as 1,2 (default: 2)")] = "",
+    provider: Annotated[str, typer.Option(help="cpu, cuda or cpu,cuda")] = "cpu",
     inputs: Annotated[
-        list[str] | None, typer.Option("--input", metavar="NAME=SHAPE", help="shape of an unusual input, such as x=1x80")
+        list[str] | None,
+        typer.Option("--input", metavar="NAME=SHAPE", help="shape of an unusual input, such as x=1x80"),
     ] = None,
     lengths: Annotated[
-        Path | None, typer.Option(metavar="RECIPE", help="also time the real lengths of a recipe's validation data")
+        Path | None,
+        typer.Option(metavar="RECIPE", help="also time the real lengths of a recipe's validation data"),
     ] = None,
+    sets: Sets = None,
     seconds: Annotated[float, typer.Option(help="timed seconds of a cell in each process")] = 3.0,
     processes: Annotated[int, typer.Option(min=3, help="fresh processes a cell")] = 6,
-    json_to: Annotated[Path | None, typer.Option("--json", help="also write the figures to this file")] = None,
+    json_to: Annotated[
+        Path | None, typer.Option("--json", help="also write the figures to this file")
+    ] = None,
 ) -> None:
     """Time any ONNX model on onnxruntime, alone or against another."""
-    from compressor.views import bench_models
+    from compressor.log import quiet_libraries
 
-    out(
-        *bench_models(
-            model, baseline, batch, seq, threads, provider, inputs or [], lengths, seconds, processes, json_to
-        )
-    )
+    quiet_libraries()
+    from compressor.recipe import load_recipe
+    from compressor.views.bench import bench_models, parse_grid
+
+    grid = parse_grid(batch, seq, threads, provider, seconds, processes)
+    recipe = load_recipe(lengths, sets or []) if lengths else None
+    out(*bench_models(model, baseline, grid, inputs or [], recipe, json_to))
 
 
 @app.command()
@@ -138,16 +153,21 @@ def evaluate(
     sets: Sets = None,
 ) -> None:
     """Task metrics of a checkpoint folder (by PyTorch) or an artifact (by onnxruntime)."""
-    from compressor.views import evaluate_model
-
     pipeline = _pipeline(recipe, sets, None)
+    from compressor.views.evaluate import evaluate_model
+
     out(evaluate_model(pipeline, model))
 
 
 @app.command()
-def inspect(model: Annotated[Path, typer.Argument(help="a checkpoint folder, an artifact or an .onnx file")]) -> None:
+def inspect(
+    model: Annotated[Path, typer.Argument(help="a checkpoint folder, an artifact or an .onnx file")],
+) -> None:
     """Show what is left of a model, layer by layer."""
-    from compressor.views import inspect_model
+    from compressor.log import quiet_libraries
+
+    quiet_libraries()
+    from compressor.views.inspect import inspect_model
 
     out(inspect_model(model))
 
@@ -173,7 +193,7 @@ def compare(
     output: Annotated[Path, typer.Option(help="the page to write")] = Path("comparison.html"),
 ) -> None:
     """Put runs in one table and one accuracy-against-latency plot."""
-    from compressor.views import compare_runs
+    from compressor.views.runs import compare_runs
 
     out(*compare_runs(runs, output))
 
@@ -181,7 +201,7 @@ def compare(
 @app.command()
 def recipes() -> None:
     """List the shipped recipes."""
-    from compressor.views import recipes_view
+    from compressor.views.recipes import recipes_view
 
     out(recipes_view())
 
@@ -189,11 +209,13 @@ def recipes() -> None:
 @app.command()
 def new(
     model: Annotated[str, typer.Option(help="hub id or folder of the model")],
-    task: Annotated[str, typer.Option(help="text-classification, token-classification or question-answering")],
+    task: Annotated[
+        str, typer.Option(help="text-classification, token-classification or question-answering")
+    ],
     target: Annotated[Path, typer.Argument(metavar="RECIPE", help="the file to write")] = Path("recipe.yaml"),
 ) -> None:
     """Write a commented recipe for a model and a task."""
-    from compressor.views import write_new
+    from compressor.views.new import write_new
 
     out(write_new(model, task, target))
 
@@ -203,7 +225,7 @@ def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
     import json
 
-    from compressor.recipe import json_schema
+    from compressor.views.schema import json_schema
 
     sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")
 
@@ -211,7 +233,10 @@ def schema() -> None:
 @app.command()
 def doctor() -> None:
     """Show versions, providers, instruction sets, and what is missing."""
-    from compressor.views import doctor_view
+    from compressor.log import quiet_libraries
+
+    quiet_libraries()
+    from compressor.views.doctor import doctor_view
 
     out(*doctor_view())
 
@@ -242,7 +267,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail("interrupted; the same command goes on where it stopped", 130)
     except OSError as error:
         if error.errno in FULL:
-            return _fail(f"no space left where {error.filename or 'the run'} is written; make room and run again", 1)
+            return _fail(
+                f"no space left where {error.filename or 'the run'} is written; make room and run again", 1
+            )
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
     except Exception as error:
         return _unexpected(error)

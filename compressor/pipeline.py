@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -150,22 +150,21 @@ class Pipeline:
             self.display.line(f"[dim]{node.name}: done before, kept[/]")
             return stored | {"cached": True}
         began = time.monotonic()
-        with peak_memory() as peak, self.display.stage(node.name) as progress:
-            with appearing(self.output / node.name) as folder:
-                work = self.work(node, folder, progress)
-                info = self._run_stage(node, work)
-                record = {
-                    "id": node.name,
-                    "verb": node.stage.verb,
-                    "key": self.keys[node.name],
-                    "seconds": time.monotonic() - began,
-                    "peak_rss_bytes": peak(),
-                    "info": info,
-                    "files": {
-                        str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file()
-                    },
-                }
-                write_json(folder / RECORD, record)
+        target = self.output / node.name
+        with peak_memory() as peak, self.display.stage(node.name) as progress, appearing(target) as folder:
+            work = self.work(node, folder, progress)
+            info = self._run_stage(node, work)
+            files = {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+            record = {
+                "id": node.name,
+                "verb": node.stage.verb,
+                "key": self.keys[node.name],
+                "seconds": time.monotonic() - began,
+                "peak_rss_bytes": peak(),
+                "info": info,
+                "files": files,
+            }
+            write_json(folder / RECORD, record)
         shutil.rmtree(work.scratch, ignore_errors=True)
         self.display.line(f"{node.name}: {record['seconds']:.0f} s{_news(info)}")
         return record | {"cached": False}
@@ -231,11 +230,8 @@ def locked(folder: Path) -> Iterator[None]:
 @contextmanager
 def peak_memory() -> Iterator[Any]:
     """Yields a function that tells the highest resident memory (bytes) of this process since the start."""
-    reset = Path("/proc/self/clear_refs")
-    try:
-        reset.write_text("5", encoding="ascii")
-    except OSError:
-        pass
+    with suppress(OSError):  # no such file outside Linux: then the figure is the whole process's
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     def peak() -> int:
         try:
@@ -300,5 +296,3 @@ def _news(info: dict[str, Any]) -> str:
         kept = [f"{row['sliced_density']:.1%}" for row in info["members"].values()]
         return f", keeps {', '.join(kept)} of the layers' weights"
     return ""
-
-

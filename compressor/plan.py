@@ -43,7 +43,9 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def training_seconds(pipeline: Pipeline, node: Node, config: PretrainedConfig, rows: int, cores: int) -> float:
+def training_seconds(
+    pipeline: Pipeline, node: Node, config: PretrainedConfig, rows: int, cores: int
+) -> float:
     """Rough time of a training stage on `cores` CPU cores: forward and backward at half of max_length."""
     keys = node.stage.training
     if keys is None:
@@ -73,9 +75,8 @@ def plan(pipeline: Pipeline) -> dict[str, Any]:
     cores = usable_cores()
     stages = []
     for node in pipeline.chain.nodes:
-        known = config is not None and rows is not None
-        seconds = training_seconds(pipeline, node, config, rows["train"], cores) if known else None
-        cached = known and pipeline.cached(node) is not None
+        seconds = training_seconds(pipeline, node, config, rows["train"], cores) if config and rows else None
+        cached = seconds is not None and pipeline.cached(node) is not None
         stages.append({"id": node.name, "from": list(node.inputs), "cached": cached, "seconds": seconds})
     return {
         "name": pipeline.recipe.name,

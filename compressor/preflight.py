@@ -81,5 +81,3 @@ def check_disk(pipeline: Pipeline, config: PretrainedConfig) -> None:
             f"the run needs about {needed / 1e9:.1f} GB in {pipeline.output}, {free / 1e9:.1f} GB are free; "
             "make room or give another --output"
         )
-
-

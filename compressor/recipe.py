@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +18,12 @@ from compressor.models.source import ModelSource
 from compressor.pruning.base import METHODS, Target, method_class
 from compressor.schema import Keys, suggest
 from compressor.stages.base import Stage
-from compressor.stages.chain import STAGES, Problem, check_order, stage_ids
+from compressor.stages.chain import STAGES, Outline, Problem, build_chain, check_order, stage_ids
 from compressor.stages.prune import Prune
-from compressor.stages.release import GateKeys
+from compressor.stages.release import GateKeys, Limit, cell_of
 from compressor.tasks.schema import TaskKeys
 from compressor.yamlfile import Document, parse_value, read_yaml
+
 
 class Recipe(Keys):
     """Everything a run depends on."""
@@ -61,7 +65,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     """
     document = read_yaml(path)
     for override in overrides:
-        apply_override(document.value, override)
+        apply_override(document, override)
     return Loaded(parse(document), document.value, path)
 
 
@@ -71,35 +75,39 @@ def parse(document: Document) -> Recipe:
     Raises:
         RecipeError: it is not valid.
     """
-    problems: list[Problem] = []
     data = dict(document.value)
-    stages, found = _parse_stages(data.get("stages"))
-    problems += found
+    stages, outlines, problems = _parse_stages(data.get("stages"))
     if "stages" in data:
         data["stages"] = stages
-    recipe = None
+    recipe, complete = None, len(stages) == len(outlines)
     try:
-        recipe = Recipe(**{str(k): v for k, v in data.items()})
+        recipe = Recipe(**data)
     except ValidationError as error:
-        problems += [p for p in _problems(error, document.value) if p[0][:1] != ("stages",) or not found]
-    if not found and stages:
+        problems += [p for p in _problems(error, document.value) if p[0][:1] != ("stages",) or complete]
+    if outlines and None not in outlines:
         baseline = data.get("baseline")
-        problems += check_order(stages, baseline if isinstance(baseline, str) else None)
+        known = [outline for outline in outlines if outline]
+        problems += check_order(known, baseline if isinstance(baseline, str) else None)
     if recipe and not problems:
-        problems += _check_target(recipe)
+        problems += check_references(recipe)
     if problems or recipe is None:
         ids = _ids_of(document.value.get("stages"))
-        rows = sorted({(document.line(at), _dotted(at, ids), message) for at, message in problems})
-        raise RecipeError([f"{document.path}:{line}: {where}: {message}" for line, where, message in rows])
+        rows = {(document.line(at), document.place(at), _dotted(at, ids), text) for at, text in problems}
+        raise RecipeError([f"{place}: {where}: {text}" for _, place, where, text in sorted(rows)])
     return recipe
 
 
-def _parse_stages(value: Any) -> tuple[list[Stage], list[Problem]]:
+def _parse_stages(value: Any) -> tuple[list[Stage], list[Outline | None], list[Problem]]:
+    """The valid stages, an outline of every one (`None` where it cannot be told), and what is wrong."""
     stages: list[Stage] = []
+    outlines: list[Outline | None] = []
     problems: list[Problem] = []
+    if value is None:
+        return stages, outlines, problems
     if not isinstance(value, list):
-        return stages, [] if value is None else [(("stages",), "should be a list of stages, such as: - finetune: {}")]
+        return stages, [None], [(("stages",), "should be a list of stages, such as: - finetune: {}")]
     for i, item in enumerate(value):
+        outlines.append(None)
         if not isinstance(item, dict) or len(item) != 1:
             problems.append((("stages", i), f"each stage is one verb with its keys: {', '.join(STAGES)}"))
             continue
@@ -110,46 +118,77 @@ def _parse_stages(value: Any) -> tuple[list[Stage], list[Problem]]:
         elif keys is not None and not isinstance(keys, dict):
             problems.append(((*at, verb), f"should hold keys, such as: - {verb}: {{}}"))
         else:
-            made = _parse_stage(verb, keys or {}, (*at, verb))
-            (stages if isinstance(made, Stage) else problems).extend([made] if isinstance(made, Stage) else made)
-    return stages, problems
+            stage, wrong = _parse_stage(verb, keys or {}, (*at, verb))
+            stages += stage
+            problems += wrong
+            outlines[i] = _outline(verb, keys or {})
+    return stages, outlines, problems
 
 
-def _parse_stage(verb: str, keys: dict[str, Any], at: tuple[str | int, ...]) -> Any:
+def _parse_stage(
+    verb: str, keys: dict[str, Any], at: tuple[str | int, ...]
+) -> tuple[list[Stage], list[Problem]]:
+    """The stage, or what is wrong with it."""
     try:
         if verb != "prune":
-            return STAGES[verb](**keys)
+            return [STAGES[verb](**keys)], []
         method = keys.get("method")
-        if method not in METHODS:
+        if not isinstance(method, str) or method not in METHODS:
             known = f"(allowed: {', '.join(METHODS)})"
-            message = "is missing" if method is None else f"unknown method '{method}'{suggest(method, METHODS)}"
-            return [((*at, "method"), f"{message} {known}")]
-        own = {k: v for k, v in keys.items() if k in ("id", "from")}
-        rest = {k: v for k, v in keys.items() if k not in own}
-        return Prune(**own, pruner=method_class(method)(**rest))
+            message = f"unknown method {method!r}{suggest(str(method), METHODS)}" if method else "is missing"
+            return [], [((*at, "method"), f"{message} {known}")]
+        stage: dict[str, Any] = {k: v for k, v in keys.items() if k in ("id", "from")}
+        stage["pruner"] = {k: v for k, v in keys.items() if k not in stage}
+        return [Prune(**stage)], []
     except ValidationError as error:
-        return [((*at, *where), message) for where, message in _problems(error, keys)]
+        return [], [((*at, *where), message) for where, message in _problems(error, keys)]
+
+
+def _outline(verb: str, keys: dict[str, Any]) -> Outline:
+    """What can be told of a stage whose keys may be wrong."""
+    distill = keys.get("distill")
+    given = [keys.get("id"), keys.get("from"), distill.get("teacher") if isinstance(distill, dict) else None]
+    return Outline(verb, *(value if isinstance(value, str) else None for value in given))
+
+
+CLEARER = {
+    "missing": "is missing",
+    "model_type": "should be a mapping of keys",
+    "dict_type": "should be a mapping of keys",
+    "too_short": "should not be empty",
+    "string_pattern_mismatch": "should be one word of letters, digits, '-' and '_'",
+}
+"""What pydantic says in the words of Python, in words of a recipe, by its kinds of errors."""
 
 
 def _problems(error: ValidationError, data: Any) -> Iterator[Problem]:
+    """Every problem once: what several kinds of value could have been is one sentence."""
+    found: dict[tuple[str | int, ...], list[str]] = {}
+    got: dict[tuple[str | int, ...], str] = {}
     for row in error.errors(include_url=False):
-        at = tuple(_in_data(row["loc"], data))
+        kind, value = row["type"], row["input"]
+        at = tuple(_in_data(row["loc"], data, absent=kind == "missing"))
         message = row["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-        if row["type"] == "missing":
-            message = "is missing"
-        elif row["type"] != "extra_forbidden" and isinstance(row["input"], str | int | float | bool):
-            message += f" (got {row['input']!r})"
-        yield at, message
+        if kind == "literal_error":
+            message += suggest(str(value), re.findall("'([^']*)'", message))
+        if isinstance(value, str | int | float | bool) and kind not in ("extra_forbidden", "value_error"):
+            got[at] = f" (got {reprlib.repr(value)})"
+        found.setdefault(at, []).append(CLEARER.get(kind, message))
+    for at, messages in found.items():
+        if not any(other[: len(at)] == at and other != at for other in found):  # said better further inside
+            yield at, ", or ".join(dict.fromkeys(messages)) + got.get(at, "")
 
 
-def _in_data(location: Sequence[str | int], data: Any) -> Iterator[str | int]:
-    """A pydantic location without the names of union members: only what is really in the data."""
+def _in_data(location: Sequence[str | int], data: Any, absent: bool) -> Iterator[str | int]:
+    """A pydantic location without the names of union members: only what is in the data (or is `absent` there)."""
     for i, part in enumerate(location):
-        inside = isinstance(data, dict) and part in data or isinstance(data, list) and isinstance(part, int)
+        inside = (isinstance(data, dict) and part in data) or (
+            isinstance(data, list) and isinstance(part, int)
+        )
         if inside:
             yield part
-            data = data[part]  # type: ignore[index]
-        elif i == len(location) - 1 and isinstance(data, dict):
+            data = data[part]
+        elif absent and i == len(location) - 1 and isinstance(data, dict):
             yield part
 
 
@@ -163,23 +202,43 @@ def _dotted(at: Sequence[str | int], ids: list[str]) -> str:
 
 def _ids_of(stages: Any) -> list[str]:
     """Ids of stages that may not be valid."""
-    pairs: list[Stage | tuple[str, str | None]] = []
+    outlines = []
     for item in stages if isinstance(stages, list) else []:
         verb, keys = next(iter(item.items())) if isinstance(item, dict) and item else ("?", None)
-        given = keys.get("id") if isinstance(keys, dict) else None
-        pairs.append((str(verb), given if isinstance(given, str) else None))
-    return stage_ids(pairs)
+        outlines.append(_outline(verb, keys if isinstance(keys, dict) else {}))
+    return stage_ids(outlines)
 
 
-def _check_target(recipe: Recipe) -> Iterator[Problem]:
+def check_references(recipe: Recipe) -> Iterator[Problem]:
+    """Everything wrong with what a valid recipe says about its own methods, variants and benchmark cells."""
     pruners = [s.pruner for s in recipe.stages if isinstance(s, Prune)]
     accepted = frozenset().union(*(p.targets for p in pruners)) if pruners else frozenset()
     if recipe.target and not set(recipe.target.given()) <= accepted:
         methods = ", ".join(p.method for p in pruners) or "this chain"
-        yield ("target",), f"{methods} does not aim at {' or '.join(recipe.target.given())}; leave `target` out"
+        goals = " or ".join(recipe.target.given())
+        yield ("target",), f"{methods} does not aim at {goals}; leave `target` out"
+    variants = build_chain(recipe.stages, recipe.baseline).variants
+    if recipe.release not in (names := ("final", "all", *variants)):
+        yield ("release",), f"no variant '{recipe.release}'{suggest(recipe.release, names)} {_among(names)}"
+    cells = [cell.keys() for cell in recipe.benchmark.cells()]
+    for gate in ("min_speedup", "max_latency_ms"):
+        limit = getattr(recipe.gates, gate)
+        if not isinstance(limit, Limit):
+            continue
+        if limit.variant not in (names := ("final", *variants)):
+            message = f"no variant '{limit.variant}'{suggest(limit.variant, names)} {_among(names)}"
+            yield ("gates", gate, "variant"), message
+        if cell_of(cells, limit) is None:
+            asked = limit.model_dump(exclude={"value", "variant"}, exclude_none=True)
+            where = ", ".join(f"{key} {value}" for key, value in asked.items())
+            yield ("gates", gate), f"no cell with {where} is timed; see `benchmark`"
 
 
-def apply_override(data: dict[str, Any], override: str) -> None:
+def _among(names: Sequence[str]) -> str:
+    return f"(there are: {', '.join(names)})"
+
+
+def apply_override(document: Document, override: str) -> None:
     """Set one key of a recipe's plain data in place: `a.b=value`, stages by id.
 
     Raises:
@@ -189,26 +248,37 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise UserError(f"--set {override}: write it as key=value, such as --set seed=7")
     value = parse_value(text)
-    keys = path.split(".")
-    here: Any = data
-    if keys[0] == "stages" and len(keys) > 1:
-        ids = _ids_of(data.get("stages"))
-        if keys[1] not in ids:
-            raise UserError(f"--set {override}: no stage '{keys[1]}'{suggest(keys[1], ids)} (there are: {', '.join(ids)})")
-        item = data["stages"][ids.index(keys[1])]
-        verb = next(iter(item))
-        item[verb] = item[verb] or {}
-        here, keys = item[verb], keys[2:]
-    if not keys:
-        raise UserError(f"--set {override}: name a key of that stage, such as --set {path}.epochs=1")
-    if keys[:2] == ["task", "dataset"] and len(keys) == 3 and isinstance(data.get("task"), dict):
-        dataset = data["task"].get("dataset")
-        # A hub id makes way for local files; {hub: ...} and {builtin: ...} do too.
-        if keys[2] in ("train", "validation") and (not isinstance(dataset, dict) or "train" not in dataset):
-            other = {"train": "validation", "validation": "train"}[keys[2]]
-            data["task"]["dataset"] = {k: v for k, v in dataset.items() if k == other} if isinstance(dataset, dict) else {}
-    for key in keys[:-1]:
-        here = here.setdefault(key, {})
-        if not isinstance(here, dict):
-            raise UserError(f"--set {override}: '{key}' is a single value, it has no keys")
-    here[keys[-1]] = value
+    at = _location(document.value, path.split("."), override)
+    if at[:2] == ("task", "dataset") and at[2:] in (("train",), ("validation",)):
+        _make_way(document.value, at[2])
+    here = document.value
+    for key, inner in pairwise(at):
+        if isinstance(here, dict) and here.get(key) is None:
+            here[key] = {}
+        here = here[key]
+        if not isinstance(here, dict | list) or isinstance(here, list) is isinstance(inner, str):
+            raise UserError(f"--set {override}: '{key}' holds no keys")
+    here[at[-1]] = value
+    document.overrides[at] = override
+
+
+def _location(data: dict[str, Any], keys: list[str], override: str) -> tuple[str | int, ...]:
+    """Where an override's key lies: a stage's id stands for its place in the list and its verb."""
+    if keys[0] != "stages" or len(keys) == 1:
+        return tuple(keys)
+    ids = _ids_of(data.get("stages"))
+    if keys[1] not in ids:
+        raise UserError(f"--set {override}: no stage '{keys[1]}'{suggest(keys[1], ids)} {_among(ids)}")
+    if len(keys) == 2:
+        raise UserError(f"--set {override}: name a key of that stage, such as --set stages.{keys[1]}.id=a")
+    place = ids.index(keys[1])
+    return ("stages", place, next(iter(data["stages"][place])), *keys[2:])
+
+
+def _make_way(data: dict[str, Any], split: str | int) -> None:
+    """A hub id, {hub: ...} and {builtin: ...} make way for a local file; the other split's file stays."""
+    task = data.get("task")
+    dataset = task.get("dataset") if isinstance(task, dict) else None
+    if isinstance(task, dict) and not (isinstance(dataset, dict) and "train" in dataset):
+        kept = {k: v for k, v in dataset.items() if k == "validation"} if isinstance(dataset, dict) else {}
+        task["dataset"] = kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ def _head(pipeline: Pipeline, machine: dict[str, Any], stages: list[dict[str, An
         "recipe": pipeline.loaded.data,
         "command": f"compressor run {pipeline.loaded.path}{overrides}",
         "seed": recipe.seed,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": machine | {"git_revision": _git_revision()},
         "task": {
             "type": recipe.task.type,
@@ -80,7 +80,9 @@ def _variant(pipeline: Pipeline, name: str, records: dict[str, dict[str, Any]]) 
     folder = pipeline.output / node.name
     info = records[node.name]["info"]
     sized = info if "parameters" in info else records[node.inputs[0]]["info"]
-    key = digest([pipeline.keys[node.name], json_of(pipeline.recipe.task), evaluate.VERSION, pipeline.training_data])
+    key = digest(
+        [pipeline.keys[node.name], json_of(pipeline.recipe.task), evaluate.VERSION, pipeline.training_data]
+    )
     with pipeline.display.stage(f"evaluate {name}") as progress:
         measured = evaluate.measure_accuracy(pipeline.data, folder, _measured(pipeline, name), key, progress)
     made = {
@@ -158,6 +160,9 @@ def _git_revision() -> str | None:
     """Revision of the tool's own checkout, where it runs from one."""
     here = Path(__file__).parent
     done = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+        ["git", "-C", str(here), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stdout.strip() or None if done.returncode == 0 else None

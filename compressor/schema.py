@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -17,7 +17,6 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
-from typing_extensions import Self
 
 Progress = Callable[[str, float], None]
 """Called as work goes on with what is being done and the share of it that is finished (0 to 1)."""
@@ -27,7 +26,10 @@ class Keys(BaseModel):
     """Base of every block of a recipe. Strict: "2" is no number, `true` is no integer."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     @model_validator(mode="wrap")
@@ -50,7 +52,7 @@ class Keys(BaseModel):
         if kind == "extra_forbidden" and len(error["loc"]) == 1:
             allowed = cls.allowed_keys()
             message = f"unknown key{suggest(error['loc'][0], allowed)} (allowed: {', '.join(allowed)})"
-        custom = PydanticCustomError(kind, message.replace("{", "{{").replace("}", "}}"))
+        custom = PydanticCustomError(kind, message)
         return InitErrorDetails(type=custom, loc=error["loc"], input=error["input"])
 
 

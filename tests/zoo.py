@@ -39,7 +39,9 @@ def tiny_config(family: str, **extra: object) -> PretrainedConfig:
     return transformers.AutoConfig.for_model(model_type, **(sizes | CONFIGS[family] | extra))
 
 
-def tiny_model(family: str, task: str = "text-classification", seed: int = 0, **extra: object) -> PreTrainedModel:
+def tiny_model(
+    family: str, task: str = "text-classification", seed: int = 0, **extra: object
+) -> PreTrainedModel:
     """A random model in eval mode; biases and norms are random too, so that nothing hides in zeros."""
     torch.manual_seed(seed)
     model = getattr(transformers, HEAD_CLASSES[task]).from_config(tiny_config(family, **extra))
@@ -60,7 +62,10 @@ def padded_batch(family: str, batch: int = 3, length: int = 11, seed: int = 0) -
     mask = torch.ones_like(ids)
     for row in range(1, batch):
         mask[row, length - 2 * row :] = 0
-    inputs = {"input_ids": ids * mask + (1 - mask) * (1 if family == "roberta" else 0), "attention_mask": mask}
+    inputs = {
+        "input_ids": ids * mask + (1 - mask) * (1 if family == "roberta" else 0),
+        "attention_mask": mask,
+    }
     if family.startswith(("bert", "electra")):
         inputs["token_type_ids"] = (torch.arange(length) > length // 2).long().expand(batch, -1) * mask
     return inputs

@@ -58,14 +58,14 @@ def measure(
     """Time `models` (name: ONNX file) in every cell, and compare each with `reference`.
 
     A cell takes `processes` (two or more) fresh processes. Each opens all models, warms them up, and runs
-    them in turns, in random order, for `seconds` and at least ten rounds. `progress` gets a text and the
+    them in turns, in random order, for `seconds` and at least five rounds. `progress` gets a text and the
     fraction done; `raw_dir` gets the single runs (`raw` in a row names the file, relative to it); `overrides`
     are the shapes of unusual inputs; `lengths` are what a cell with `sequence_length` "data" times, see
     `measure_lengths`.
     Raises UserError before anything is timed where a model, provider or number of threads is not to be had.
     """
     if processes < 2:
-        raise UserError(f"an interval needs 2 processes or more, not {processes}; 6 give a good one")
+        raise UserError(f"an interval needs 2 processes or more, not {processes}; 8 give a good one")
     if reference not in models:
         raise UserError(
             f"the model to compare with, '{reference}', is not measured{suggest(reference, models)}"

@@ -56,9 +56,9 @@ class BenchmarkKeys(Keys):
     batch_sizes: list[Count] = Field([1], min_length=1)
     sequence_lengths: list[Count] = Field([128], min_length=1, description="tokens, without padding")
     seconds: float = Field(
-        3.0, gt=0, description="timed seconds of a cell in each process, all models together"
+        2.0, gt=0, description="timed seconds of a cell in each process, all models together"
     )
-    processes: int = Field(6, ge=3, description="fresh processes a cell; the interval rests on their number")
+    processes: int = Field(8, ge=3, description="fresh processes a cell; the interval rests on their number")
 
     @field_validator("providers", "threads", "batch_sizes", "sequence_lengths")
     @classmethod

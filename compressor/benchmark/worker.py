@@ -15,7 +15,8 @@ from compressor.benchmark.sessions import host_call, open_session, random_inputs
 from compressor.errors import UserError
 
 WARMUP_ROUNDS = 10
-"""Warm-up rounds at least; as many again of timed rounds are the least."""
+LEAST_ROUNDS = 5
+"""Timed rounds at least, in each of several processes."""
 WINDOW = 5
 SETTLED = 0.05
 """Warm when the median of the last `WINDOW` runs is within this of the median of the `WINDOW` before."""
@@ -41,7 +42,7 @@ def time_models(job: Job) -> dict[str, np.ndarray]:
 
 
 def time_rounds(
-    calls: Sequence[Sequence[Call]], seconds: float, rng: np.random.Generator, least: int = WARMUP_ROUNDS
+    calls: Sequence[Sequence[Call]], seconds: float, rng: np.random.Generator, least: int = LEAST_ROUNDS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Time `calls[shape][column]` in rounds, all columns of one shape each in random order.
 
@@ -84,8 +85,8 @@ def _open(job: Job) -> tuple[list[list[Call]], np.ndarray]:
 
 
 def _warm_up(calls: Sequence[Sequence[Call]], seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """Run 10 rounds and all shapes, then go on until every model's median settles or `seconds` are over."""
-    end = perf_counter() + seconds
+    """Run 10 rounds and all shapes, then on until every model's median settles or half of `seconds` is over."""
+    end = perf_counter() + seconds / 2  # on a busy machine it may never settle
     rows: list[np.ndarray] = []
     while True:
         rows.extend(time_rounds(calls, 0.0, rng, least=1 if rows else WARMUP_ROUNDS)[0])

@@ -85,7 +85,9 @@ def hold(model: PreTrainedModel) -> None:
         model.compressor_gates = Gates(model, Structure.from_json(keys["gates"]))
 
 
-def open_source(source: Any, auto_class: str, model_config: Mapping[str, Any]) -> tuple[PreTrainedModel, bool]:
+def open_source(
+    source: Any, auto_class: str, model_config: Mapping[str, Any]
+) -> tuple[PreTrainedModel, bool]:
     """The model a recipe names, with the task's head, and whether that head was already trained.
 
     A folder of ours opens with `load`; anything else through transformers, safetensors only.
@@ -184,7 +186,9 @@ def read_config(folder: Path) -> PretrainedConfig:
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if "auto_map" in values and values.get("model_type") not in transformers.CONFIG_MAPPING:
-            raise UserError(f"{folder} needs code of its own to open; only transformers' own families are opened")
+            raise UserError(
+                f"{folder} needs code of its own to open; only transformers' own families are opened"
+            )
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
         raise UserError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from error
@@ -206,7 +210,9 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         try:
             tensors.update(load_file(file))
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is no readable safetensors file ({error}); save the model again") from error
+            raise UserError(
+                f"{file} is no readable safetensors file ({error}); save the model again"
+            ) from error
     return tensors
 
 

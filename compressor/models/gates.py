@@ -96,7 +96,9 @@ class Gates:
 
     def _hold_hidden(self, current: Structure) -> None:
         """Zero the dead dimensions wherever the residual stream is written through a norm or a projection."""
-        columns = [i for i, d in enumerate(sorted(current.hidden_kept())) if d in self.structure.hidden_kept()]
+        columns = [
+            i for i, d in enumerate(sorted(current.hidden_kept())) if d in self.structure.hidden_kept()
+        ]
         index = torch.tensor(columns)
         base = self.model.base_model
         for module in hidden_writers(self.model):

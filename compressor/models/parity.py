@@ -41,7 +41,9 @@ def real_positions(values: NDArray[np.float32], mask: NDArray[np.int64]) -> NDAr
 
 
 @torch.inference_mode()
-def torch_outputs(model: PreTrainedModel, inputs: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
+def torch_outputs(
+    model: PreTrainedModel, inputs: dict[str, NDArray[np.int64]]
+) -> dict[str, NDArray[np.float32]]:
     """All logits of `model` for one batch, by name."""
     output = model(**{k: torch.from_numpy(v).to(model.device) for k, v in inputs.items()})
     return {k: v.float().cpu().numpy() for k, v in output.items() if isinstance(v, torch.Tensor)}
@@ -63,5 +65,7 @@ def same_function(one: PreTrainedModel, other: PreTrainedModel) -> float:
             error = np.abs(real_positions(values, mask) - real_positions(theirs[name], mask)).max()
             worst = max(worst, float(error))
     if not worst <= TOLERANCE:
-        raise GateError(f"the sliced model differs from the gated one by {worst:.2e} (allowed {TOLERANCE:.0e})")
+        raise GateError(
+            f"the sliced model differs from the gated one by {worst:.2e} (allowed {TOLERANCE:.0e})"
+        )
     return worst

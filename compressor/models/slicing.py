@@ -25,6 +25,7 @@ class Constant(nn.Module):
 
     def __init__(self, bias: nn.Parameter | None) -> None:
         super().__init__()
+        self.bias: nn.Parameter | None
         self.register_parameter("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,10 +88,14 @@ def cut(model: PreTrainedModel, current: Structure, structure: Structure) -> Non
         for layer in kept:
             before, module = have[layer.index]
             for table in stack.sublayers:
-                _cut_sublayer(module, table, before.sublayers[table.name], layer.sublayers[table.name], structure)
+                _cut_sublayer(
+                    module, table, before.sublayers[table.name], layer.sublayers[table.name], structure
+                )
         parent, _, name = stack.path.rpartition(".")
         setattr(
-            model.base_model.get_submodule(parent), name, nn.ModuleList([have[layer.index][1] for layer in kept])
+            model.base_model.get_submodule(parent),
+            name,
+            nn.ModuleList([have[layer.index][1] for layer in kept]),
         )
         setattr(model.config, stack.layers_key, len(kept))
     if structure.hidden != current.hidden:
@@ -148,7 +153,9 @@ def _cut_hidden(model: PreTrainedModel, architecture: Architecture, columns: Seq
             table: Any = base.get_submodule(path)
             table.weight = nn.Parameter(table.weight.detach()[:, columns].clone())
             table.embedding_dim = len(columns)
-        _replace(base, architecture.embeddings_norm, _select_norm(base, architecture.embeddings_norm, columns))
+        _replace(
+            base, architecture.embeddings_norm, _select_norm(base, architecture.embeddings_norm, columns)
+        )
     for stack in architecture.stacks:
         for layer in architecture.layers(model, stack):
             for sub in stack.sublayers:
@@ -175,8 +182,8 @@ def _select(module: nn.Module, index: Sequence[int], axis: int) -> nn.Module:
     small.out_features, small.in_features = weight.shape
     small.weight = nn.Parameter(weight.contiguous())
     if module.bias is not None:
-        bias = module.bias.detach()
-        small.bias = nn.Parameter((bias[chosen] if axis == 0 else bias).clone())
+        values = module.bias.detach()
+        small.bias = nn.Parameter((values[chosen] if axis == 0 else values).clone())
     return small
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from compressor.schema import IdOrPath, Keys, is_path
+
 
 class HubModel(Keys):
     """A model on the hub at a revision (branch, tag or commit)."""
@@ -38,19 +40,29 @@ class NewModel(Keys):
 
     @model_validator(mode="after")
     def _names_its_family(self) -> NewModel:
-        if "model_type" not in self.config:
-            raise ValueError("`config` needs `model_type`, such as: {model_type: bert, hidden_size: 256, ...}")
+        if not isinstance(self.config.get("model_type"), str):
+            raise ValueError(
+                "`config` needs `model_type`, such as: {model_type: bert, hidden_size: 256, ...}"
+            )
+        try:
+            json.dumps(self.config, allow_nan=False)
+        except ValueError:
+            raise ValueError("`config` cannot hold .nan or .inf") from None
         return self
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, dict):
-        return "new" if "config" in value else "hub"
-    return {NewModel: "new", HubModel: "hub"}.get(type(value), "name")
+        return "new model" if "config" in value else "hub model"
+    if isinstance(value, NewModel):
+        return "new model"
+    return "hub model" if isinstance(value, HubModel) else "hub id"
 
 
 ModelSource = Annotated[
-    Annotated[IdOrPath, Tag("name")] | Annotated[HubModel, Tag("hub")] | Annotated[NewModel, Tag("new")],
+    Annotated[IdOrPath, Tag("hub id")]
+    | Annotated[HubModel, Tag("hub model")]
+    | Annotated[NewModel, Tag("new model")],
     Discriminator(_kind),
 ]
 

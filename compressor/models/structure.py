@@ -82,7 +82,9 @@ class Structure:
         """Everything kept."""
         layers = tuple(
             Layer(
-                stack, index, {n: SubLayer(tuple(range(units))) for n, units in counts.items() if n != "layers"}
+                stack,
+                index,
+                {n: SubLayer(tuple(range(units))) for n, units in counts.items() if n != "layers"},
             )
             for stack, counts in sizes.stacks.items()
             for index in range(counts["layers"])
@@ -148,9 +150,7 @@ class Structure:
     def flops(self, batch: int, length: int) -> int:
         """Multiply-adds of the layers for `batch` sequences of `length` tokens (attention scores included)."""
         scores = sum(
-            2 * len(sub.kept) * self.sizes.head_size * length
-            for _, name, sub in self.each()
-            if name != "ffn"
+            2 * len(sub.kept) * self.sizes.head_size * length for _, name, sub in self.each() if name != "ffn"
         )
         return batch * length * (self.linear_weights() + scores)
 

@@ -16,7 +16,9 @@ def quantize_int8_dynamic(
     `reduce_range` (7-bit weights) keeps CPUs without VNNI from overflowing their 16-bit sums.
     """
     # Asked for a symbolic-shape pass that changes nothing here; its advice would be printed at every run.
-    logging.getLogger().addFilter(lambda record: "pre-processing before quantization" not in record.getMessage())
+    logging.getLogger().addFilter(
+        lambda record: "pre-processing before quantization" not in record.getMessage()
+    )
     quantize_dynamic(
         source,
         target,

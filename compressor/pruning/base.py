@@ -48,7 +48,11 @@ class Target(Keys):
 
     def given(self) -> list[str]:
         """The goals that are set."""
-        return [k for k in ("speedup", "latency_ms", "sparsity", "max_metric_drop") if getattr(self, k) is not None]
+        return [
+            k
+            for k in ("speedup", "latency_ms", "sparsity", "max_metric_drop")
+            if getattr(self, k) is not None
+        ]
 
     @model_validator(mode="after")
     def _one_goal(self) -> Target:
@@ -89,8 +93,13 @@ class TrainingPart(Protocol):
 class Context(Protocol):
     """What a method may ask of the stage that runs it."""
 
-    folder: Path
-    seed: int
+    @property
+    def folder(self) -> Path:
+        """A folder of its own that survives a kill."""
+
+    @property
+    def seed(self) -> int:
+        """The recipe's seed."""
 
     def train(self, model: PreTrainedModel, keys: TrainingKeys, part: TrainingPart | None = None) -> None:
         """Train in place on the task's training split, resuming if it was killed."""

@@ -41,6 +41,12 @@ class Stage(Keys):
         """Its training keys, if it trains."""
         return None
 
+    @property
+    def teacher(self) -> str | None:
+        """Id of the stage it is distilled from, if any."""
+        distill = self.training.distill if self.training else None
+        return distill.teacher if distill and isinstance(distill.teacher, str) else None
+
     def machine(self) -> Any:
         """What of this machine its result depends on (part of its key)."""
         return None

@@ -19,6 +19,9 @@ STAGES: dict[str, type[Stage]] = {s.verb: s for s in (Finetune, Prune, Slice, Ex
 DENSE = "dense"
 """Member name of the baseline, which is exported and quantized beside the pruned models."""
 
+RESERVED = frozenset({"work", "shared", "measurements", "artifacts", "artifact", "rejected"})
+"""Folders of every run beside those of its stages."""
+
 Problem = tuple[tuple[str | int, ...], str]
 """Where in the recipe, and what is wrong."""
 
@@ -34,6 +37,16 @@ class Node:
     """Sub-folders it fills itself (a pruner that makes a family)."""
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What the order of stages depends on; known even of a stage whose other keys are wrong."""
+
+    verb: str
+    id: str | None = None
+    source: str | None = None
+    teacher: str | None = None
+
+
 @dataclass
 class Chain:
     """All nodes in order, which of them is the baseline, and the exported variants by name."""
@@ -45,59 +58,68 @@ class Chain:
 
     def node(self, name: str) -> Node:
         """The node that makes the folder `name` (a member's folder belongs to its pruner)."""
-        return next(n for n in self.nodes if n.name == name or f"{n.name}/" in f"{name}/" and n.members)
+        return next(n for n in self.nodes if n.name == name or (f"{n.name}/" in f"{name}/" and n.members))
 
 
-def stage_ids(stages: Sequence[Stage | tuple[str, str | None]]) -> list[str]:
+def stage_ids(stages: Sequence[Stage | Outline]) -> list[str]:
     """Ids in order: the given one, else `verb` for the first of a verb and `verb-n` for the n-th."""
     count: Counter[str] = Counter()
     ids = []
     for stage in stages:
-        verb, given = stage if isinstance(stage, tuple) else (stage.verb, stage.id)
+        verb = stage.verb
         count[verb] += 1
-        ids.append(given or (verb if count[verb] == 1 else f"{verb}-{count[verb]}"))
+        ids.append(stage.id or (verb if count[verb] == 1 else f"{verb}-{count[verb]}"))
     return ids
 
 
-def check_order(stages: Sequence[Stage], baseline: str | None) -> Iterator[Problem]:
+def check_order(stages: Sequence[Stage | Outline], baseline: str | None) -> Iterator[Problem]:
     """Everything wrong with the order of stages and what they refer to."""
     ids = stage_ids(stages)
-    yield from _duplicates(ids)
+    yield from _check_ids(ids)
     pruned: dict[str, str] = {MODEL: "dense"}  # id -> dense, held (pruned, not sliced) or sliced
     previous, exported = MODEL, False
     for i, (stage, name) in enumerate(zip(stages, ids, strict=True)):
         at = ("stages", i, stage.verb)
         source = stage.source or previous
-        if stage.source and stage.source not in pruned:
+        if stage.verb == Quantize.verb and stage.source:
+            yield (*at, "from"), "`quantize` always takes what the `export` before it wrote; leave `from` out"
+        elif stage.source and stage.source not in pruned:
             yield (*at, "from"), _unknown_stage(stage.source, pruned)
             source = previous
         state = pruned.get(source, "dense")
-        if exported and not (isinstance(stage, Quantize) and isinstance(stages[i - 1], Export)):
+        if exported and not (stage.verb == Quantize.verb and stages[i - 1].verb == Export.verb):
             yield at, "nothing but one `quantize` can follow `export`"
-        match stage:
-            case Quantize() if not exported:
+        match stage.verb:
+            case Quantize.verb if not exported:
                 yield at, "`quantize` works on an exported model: put `export` before it"
-            case Slice() if state != "held":
+            case Slice.verb if state != "held":
                 yield at, "`slice` cuts what a `prune` before it chose: there is none"
-            case Export() if state == "held":
+            case Export.verb if state == "held":
                 yield at, "`export` would write a model with masks: put `slice` between `prune` and `export`"
-            case Prune() if state == "held":
-                yield at, "a second `prune` needs the first one's structure to be cut: put `slice` between them"
-        if stage.training and stage.training.distill:
-            teacher = stage.training.distill.teacher
-            if isinstance(teacher, str) and teacher not in pruned:
-                yield (*at, "distill", "teacher"), _unknown_stage(teacher, pruned)
-        exported = exported or isinstance(stage, Export)
+            case Prune.verb if state == "held":
+                yield (
+                    at,
+                    "a second `prune` needs the first one's structure to be cut: put `slice` between them",
+                )
+        if stage.teacher and stage.teacher not in pruned:
+            yield (*at, "distill", "teacher"), _unknown_stage(stage.teacher, pruned)
+        exported = exported or stage.verb == Export.verb
         if not exported:
             after = {"prune": "held", "slice": "sliced"}.get(stage.verb, state)
             pruned[name] = after
             previous = name
     if not exported:
-        yield ("stages",), "the chain ends without `export`: only an exported model can be measured and released"
+        yield (
+            ("stages",),
+            "the chain ends without `export`: only an exported model can be measured and released",
+        )
     yield from _check_baseline(stages, ids, pruned, baseline)
 
 
-def _duplicates(ids: list[str]) -> Iterator[Problem]:
+def _check_ids(ids: list[str]) -> Iterator[Problem]:
+    for i, name in enumerate(ids):
+        if name in RESERVED:
+            yield ("stages", i), f"'{name}' is a folder of every run: give the stage another `id`"
     for name, times in Counter([MODEL, *ids]).items():
         if times > 1:
             reason = "is the recipe's model" if name == MODEL else "is the id of two stages"
@@ -109,14 +131,17 @@ def _unknown_stage(name: str, known: dict[str, str]) -> str:
 
 
 def _check_baseline(
-    stages: Sequence[Stage], ids: list[str], pruned: dict[str, str], baseline: str | None
+    stages: Sequence[Stage | Outline], ids: list[str], pruned: dict[str, str], baseline: str | None
 ) -> Iterator[Problem]:
     if baseline is None or baseline == MODEL:
         return
     if baseline not in ids:
         yield ("baseline",), _unknown_stage(baseline, dict.fromkeys([MODEL, *ids], ""))
-    elif not isinstance(stages[ids.index(baseline)], Finetune) or pruned.get(baseline) != "dense":
-        yield ("baseline",), f"'{baseline}' is no dense model: the baseline is a `finetune` with no `prune` before it"
+    elif stages[ids.index(baseline)].verb != Finetune.verb or pruned.get(baseline) != "dense":
+        yield (
+            ("baseline",),
+            f"'{baseline}' is no dense model: the baseline is a `finetune` with no `prune` before it",
+        )
 
 
 def default_baseline(stages: Sequence[Stage]) -> str:
@@ -158,7 +183,8 @@ def build_chain(stages: Sequence[Stage], baseline: str | None) -> Chain:
         else:
             single = len(source) == 1
             nodes = {
-                m: Node(name if single else f"{name}/{m}", stage, (folder, *extra)) for m, folder in source.items()
+                m: Node(name if single else f"{name}/{m}", stage, (folder, *extra))
+                for m, folder in source.items()
             }
         heads.setdefault(name, {m: node.name for m, node in nodes.items()})
         chain.nodes += {node.name: node for node in nodes.values()}.values()
@@ -167,7 +193,4 @@ def build_chain(stages: Sequence[Stage], baseline: str | None) -> Chain:
 
 
 def _teacher(stage: Stage, heads: dict[str, dict[str, str]]) -> tuple[str, ...]:
-    distill = stage.training.distill if stage.training else None
-    if distill is None or not isinstance(distill.teacher, str):
-        return ()
-    return (next(iter(heads[distill.teacher].values())),)
+    return (next(iter(heads[stage.teacher].values())),) if stage.teacher else ()

@@ -44,7 +44,9 @@ def evaluate_onnx(
     return outputs, task.predictions(outputs, features, task.examples.validation)
 
 
-def measure_accuracy(data: Data, artifact: Path, folder: Path, key: str, progress: Progress) -> dict[str, Any]:
+def measure_accuracy(
+    data: Data, artifact: Path, folder: Path, key: str, progress: Progress
+) -> dict[str, Any]:
     """Score one variant, once: `folder` keeps `metrics.json`, `predictions.parquet` and `outputs.npz`."""
     from compressor.models.outputs import save_outputs
 

@@ -57,7 +57,9 @@ def _train_wordpiece(keys: TrainTokenizer, work: Work) -> Any:
     from transformers import BertTokenizerFast
 
     trainer = BertWordPieceTokenizer(lowercase=keys.lowercase)
-    trainer.train_from_iterator(_texts(work.data.task.examples.train), vocab_size=keys.vocab_size, show_progress=False)
+    trainer.train_from_iterator(
+        _texts(work.data.task.examples.train), vocab_size=keys.vocab_size, show_progress=False
+    )
     vocabulary = Path(work.scratch) / "vocab.txt"
     vocabulary.parent.mkdir(parents=True, exist_ok=True)
     words = sorted(trainer.get_vocab().items(), key=lambda item: item[1])

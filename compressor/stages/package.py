@@ -30,7 +30,9 @@ ROLES = {
 }
 
 
-def package(results: dict[str, Any], variant: str, source: Path, target: Path, data: Data, model: Any) -> None:
+def package(
+    results: dict[str, Any], variant: str, source: Path, target: Path, data: Data, model: Any
+) -> None:
     """Write the artifact of `variant` from its stage folder to `target`."""
     from compressor.report.card import model_card
 
@@ -67,7 +69,9 @@ def verify(artifact: Path) -> dict[str, Any]:
         if not path.is_file():
             raise GateError(f"{name} is missing from {artifact}")
         if sha256(path) != about["sha256"]:
-            raise GateError(f"{path} is not the file that was released: its sha256 differs from the manifest's")
+            raise GateError(
+                f"{path} is not the file that was released: its sha256 differs from the manifest's"
+            )
     extra = {p.name for p in artifact.iterdir() if p.is_file()} - set(files) - {MANIFEST}
     if extra:
         raise GateError(f"{artifact} holds files the manifest does not name: {', '.join(sorted(extra))}")

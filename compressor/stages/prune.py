@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import SerializeAsAny
+from pydantic import SerializeAsAny, field_validator
 
-from compressor.pruning.base import Pruner
+from compressor.pruning.base import Pruner, method_class
 from compressor.schema import TrainingKeys, json_of
 from compressor.stages.base import Stage, Work, write_outputs
 from compressor.stages.training import TaskContext
@@ -24,6 +24,11 @@ class Prune(Stage):
     trains: ClassVar[bool] = True
 
     pruner: SerializeAsAny[Pruner]
+
+    @field_validator("pruner", mode="before")
+    @classmethod
+    def _of_the_method(cls, value: Any) -> Any:
+        return method_class(value["method"])(**value) if isinstance(value, dict) else value
 
     @property
     def training(self) -> TrainingKeys | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -20,7 +21,7 @@ class Limit(Keys):
     batch_size: int | None = None
     sequence_length: int | None = None
     part: str | None = None
-    variant: str | None = None
+    variant: str = "final"
 
 
 class GateKeys(Keys):
@@ -58,13 +59,27 @@ def judge(gates: GateKeys, results: dict[str, Any]) -> list[dict[str, Any]]:
     at_most("max_metric_drop", lost, gates.max_metric_drop, interval)
     at_most("max_metric_drop_relative", lost / abs(dense) if dense else lost, gates.max_metric_drop_relative)
     if gates.min_metric is not None:
-        worse = metric["value"] < gates.min_metric if metric["higher_is_better"] else metric["value"] > gates.min_metric
+        worse = (
+            metric["value"] < gates.min_metric
+            if metric["higher_is_better"]
+            else metric["value"] > gates.min_metric
+        )
         verdicts.append(_verdict("min_metric", gates.min_metric, metric["value"], not worse, False, final))
     if gates.min_speedup is not None:
-        verdicts.append(_timed("min_speedup", gates.min_speedup, results, "speedup", "value", "ci95", at_least=True))
+        verdicts.append(
+            _timed("min_speedup", gates.min_speedup, results, "speedup", "value", "ci95", at_least=True)
+        )
     if gates.max_latency_ms is not None:
         verdicts.append(
-            _timed("max_latency_ms", gates.max_latency_ms, results, "latency", "p50_ms", "p50_ci95", at_least=False)
+            _timed(
+                "max_latency_ms",
+                gates.max_latency_ms,
+                results,
+                "latency",
+                "p50_ms",
+                "p50_ci95",
+                at_least=False,
+            )
         )
     at_most("max_file_mb", variant["file_bytes"] / 1e6, gates.max_file_mb)
     for name, other in results["variants"].items():
@@ -80,24 +95,41 @@ def judge(gates: GateKeys, results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _timed(
-    name: str, gate: float | Limit, results: dict[str, Any], table: str, value: str, interval: str, *, at_least: bool
+    name: str,
+    gate: float | Limit,
+    results: dict[str, Any],
+    table: str,
+    value: str,
+    interval: str,
+    *,
+    at_least: bool,
 ) -> dict[str, Any]:
     limit = gate if isinstance(gate, Limit) else Limit(value=gate)
-    variant = limit.variant or results["final"]
-    row = _cell(results["variants"][variant].get(table, []), limit)
+    variant = results["final"] if limit.variant == "final" else limit.variant
+    row = cell_of(results["variants"][variant].get(table, []), limit)
     if row is None:
-        where = {k: v for k, v in limit.model_dump().items() if v is not None and k not in ("value", "variant")}
+        where = {
+            k: v for k, v in limit.model_dump().items() if v is not None and k not in ("value", "variant")
+        }
         detail = f"not measured for {variant} at {where or 'the first benchmark cell'}"
         return _verdict(name, limit.value, None, False, False, variant, detail=detail)
     low, high = row[interval]
     all_good = low >= limit.value if at_least else high <= limit.value
     none_good = high < limit.value if at_least else low > limit.value
     return _verdict(
-        name, limit.value, row[value], all_good, not all_good and not none_good, variant, [low, high], _where(row)
+        name,
+        limit.value,
+        row[value],
+        all_good,
+        not all_good and not none_good,
+        variant,
+        [low, high],
+        _where(row),
     )
 
 
-def _cell(rows: list[dict[str, Any]], limit: Limit) -> dict[str, Any] | None:
+def cell_of(rows: Sequence[dict[str, Any]], limit: Limit) -> dict[str, Any] | None:
+    """The first row of a benchmark that a limit speaks of, if any."""
     asked = {
         key: getattr(limit, key)
         for key in ("provider", "threads", "batch_size", "sequence_length", "part")
@@ -107,9 +139,7 @@ def _cell(rows: list[dict[str, Any]], limit: Limit) -> dict[str, Any] | None:
 
 
 def _where(row: dict[str, Any]) -> str:
-    return (
-        f"{row['provider']}, {row['threads']} threads, batch {row['batch_size']} x {row['sequence_length']} tokens"
-    )
+    return f"{row['provider']}, {row['threads']} threads, batch {row['batch_size']} x {row['sequence_length']} tokens"
 
 
 def _verdict(

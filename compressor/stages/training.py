@@ -115,9 +115,7 @@ def _teacher(work: Work, distill: Distill) -> tuple[Path | None, Any]:
     name = distill.teacher.model
 
     def open_teacher() -> PreTrainedModel:
-        model, trained = checkpoint.open_source(
-            name, task.auto_class, task.model_config()
-        )
+        model, trained = checkpoint.open_source(name, task.auto_class, task.model_config())
         if not trained:
             raise UserError(f"the teacher '{name}' has no head trained for this task and these labels")
         return model
@@ -132,4 +130,6 @@ def _same_vocabulary(work: Work, teacher: Path | str) -> None:
 
     theirs = AutoTokenizer.from_pretrained(teacher, trust_remote_code=False).get_vocab()
     if theirs != work.tokenizer().get_vocab():
-        raise UserError(f"the teacher {teacher} has another vocabulary than the student: their logits don't match")
+        raise UserError(
+            f"the teacher {teacher} has another vocabulary than the student: their logits don't match"
+        )

@@ -1,6 +1,5 @@
 """The keys of a recipe's `task:` block. Cheap to import: `validate` and `plan` need nothing else."""
 
-import codecs
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -73,8 +72,8 @@ class DatasetFiles(Keys):
     @classmethod
     def _known_encoding(cls, value: str) -> str:
         try:
-            codecs.lookup(value)
-        except LookupError:
+            "a".encode(value)
+        except (LookupError, UnicodeError):  # also of codecs that are not about text, such as hex
             raise ValueError(f"'{value}' is no encoding Python knows; examples: utf-8-sig, cp1252") from None
         return value
 
@@ -103,15 +102,15 @@ class DatasetBuiltin(Keys):
 
 def _dataset_kind(value: Any) -> str:
     if isinstance(value, str):
-        return "id"
+        return "hub id"
     keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    return next((kind for kind in ("hub", "builtin") if kind in keys), "files")
+    return next((f"{kind} data" for kind in ("hub", "builtin") if kind in keys), "files")
 
 
 Dataset = Annotated[
-    Annotated[DataId, Tag("id")]
-    | Annotated[DatasetHub, Tag("hub")]
-    | Annotated[DatasetBuiltin, Tag("builtin")]
+    Annotated[DataId, Tag("hub id")]
+    | Annotated[DatasetHub, Tag("hub data")]
+    | Annotated[DatasetBuiltin, Tag("builtin data")]
     | Annotated[DatasetFiles, Tag("files")],
     Discriminator(_dataset_kind),
 ]

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from compressor.models.outputs import Collate, Outputs
 from compressor.schema import Progress, TrainingKeys, steps_of
 from compressor.training.batches import LengthGrouped
 from compressor.training.distillation import PREFIX, WithTeacher, collate_with_teacher, distillation_loss
-from compressor.models.outputs import Collate, Outputs
 
 SAVES = 10
 """Checkpoints a run writes: a killed run loses at most a tenth."""
@@ -85,7 +85,9 @@ def newest_checkpoint(folder: Path) -> str | None:
 class _Trainer(Trainer):
     def __init__(self, model: PreTrainedModel, run: Run) -> None:
         self.run = run
-        self.sampler = LengthGrouped([len(r["input_ids"]) for r in run.features], run.keys.batch_size, run.seed)
+        self.sampler = LengthGrouped(
+            [len(r["input_ids"]) for r in run.features], run.keys.batch_size, run.seed
+        )
         if run.keys.freeze_embeddings:
             for name, parameter in model.base_model.named_parameters():
                 if name.startswith("embeddings"):

@@ -53,10 +53,7 @@ def test_gates_hold_a_sliced_model_too(family: str) -> None:
     small = slice_model(model, first)
     have = structure_of(small)
     second = have.keeping(
-        {
-            (la.stack, la.index, name): SubLayer(sub.kept[::2], sub.absent)
-            for la, name, sub in have.each()
-        }
+        {(la.stack, la.index, name): SubLayer(sub.kept[::2], sub.absent) for la, name, sub in have.each()}
     )
     with Gates(small, second):
         gated = logits(small, inputs)
@@ -75,7 +72,9 @@ def test_a_structure_beyond_the_model_is_refused() -> None:
 def test_constant_sublayers_train_like_gated_ones(family: str) -> None:
     """A constant bias drops out token by token, and gets a gradient."""
     model = tiny_model(family)
-    structure = structure_of(model).keeping({("encoder", 1, "ffn"): SubLayer(), ("encoder", 1, "attention"): SubLayer()})
+    structure = structure_of(model).keeping(
+        {("encoder", 1, "ffn"): SubLayer(), ("encoder", 1, "attention"): SubLayer()}
+    )
     small = slice_model(model, structure).train()
     inputs = padded_batch(family)
     small(**inputs, labels=torch.zeros(3, dtype=torch.long)).loss.backward()
@@ -110,7 +109,9 @@ def test_densities_and_parameters_of_published_shapes() -> None:
     from compressor.models.architecture import ARCHITECTURES
     from tests.zoo import tiny_config
 
-    config = tiny_config("bert", hidden_size=768, num_attention_heads=12, intermediate_size=3072, num_hidden_layers=12)
+    config = tiny_config(
+        "bert", hidden_size=768, num_attention_heads=12, intermediate_size=3072, num_hidden_layers=12
+    )
     dense = Structure.dense(ARCHITECTURES["bert"].sizes(config))
     assert dense.linear_weights() == 84_934_656
     heads = [4, 4, 6, 7, 7, 5, 6, 7, 5, 5, 5, 3]

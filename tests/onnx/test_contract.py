@@ -24,7 +24,18 @@ from compressor.onnx.runtime import OnnxModel
 from compressor.pruning.base import METHODS
 from compressor.pruning.fold import fold_dead_units
 from compressor.pruning.movement.masks import Masks
-from tests.zoo import CONFIGS, FFN, HEAD_CLASSES, HEADS, HIDDEN, LAYERS, logits, padded_batch, random_structure, tiny_model
+from tests.zoo import (
+    CONFIGS,
+    FFN,
+    HEAD_CLASSES,
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    logits,
+    padded_batch,
+    random_structure,
+    tiny_model,
+)
 
 
 def nothing_kept(dense: Structure) -> Structure:
@@ -38,7 +49,9 @@ def nothing_kept(dense: Structure) -> Structure:
 STRUCTURES = {
     "dense": lambda dense: dense,
     "nothing": nothing_kept,
-    "one-head": lambda d: d.keeping({(la.stack, la.index, n): SubLayer(s.kept[1:2]) for la, n, s in d.each()}),
+    "one-head": lambda d: d.keeping(
+        {(la.stack, la.index, n): SubLayer(s.kept[1:2]) for la, n, s in d.each()}
+    ),
     "random-1": lambda dense: random_structure(dense, 1),
     "random-2": lambda dense: random_structure(dense, 2),
     "random-hidden": lambda dense: random_structure(dense, 3, hidden=True),

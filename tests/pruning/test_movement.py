@@ -30,7 +30,11 @@ def scatter_scores(masks: Masks, seed: int = 0, spread: float = 3.0) -> None:
 def test_counts_and_shapes_of_bert_base_and_large() -> None:
     for layers, hidden, heads, ffn in ((12, 768, 12, 3072), (24, 1024, 16, 4096)):
         config = BertConfig(
-            hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=ffn, vocab_size=10
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=ffn,
+            vocab_size=10,
         )
         with torch.device("meta"):
             model = BertForQuestionAnswering(config)
@@ -125,7 +129,10 @@ def test_gradients_of_scores_and_weights() -> None:
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         query = model.bert.encoder.layer[1].attention.self.query
-        inside, outside = model.bert.encoder.layer[1].intermediate.dense, model.bert.encoder.layer[1].output.dense
+        inside, outside = (
+            model.bert.encoder.layer[1].intermediate.dense,
+            model.bert.encoder.layer[1].output.dense,
+        )
         with parametrize.cached():
             effective = {m: m.weight for m in (query, inside, outside)}
             for weight in effective.values():

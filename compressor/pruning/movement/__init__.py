@@ -29,7 +29,10 @@ class Movement(Pruner, TrainingKeys):
 
     method: Literal["movement"]
     variant: Literal["hybrid"] = "hybrid"
-    attention_block: Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=2, max_length=2)] = [32, 32]
+    attention_block: Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=2, max_length=2)] = [
+        32,
+        32,
+    ]
     regularization: Annotated[float, Field(ge=0)] = 20.0
     attention_regularization: Annotated[float, Field(ge=0)] = 1.0
     ffn_regularization: Annotated[float, Field(ge=0)] = 1.0

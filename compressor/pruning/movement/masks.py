@@ -63,13 +63,13 @@ class MaskedWeight(nn.Module):
 class MaskedBias(nn.Module):
     """Parametrization of a bias: an output whose whole row is masked loses its bias too (no gradient)."""
 
-    def __init__(self, weight: MaskedWeight) -> None:
+    def __init__(self, mask: Callable[[], Tensor]) -> None:
         super().__init__()
-        object.__setattr__(self, "_weight", weight)
+        self.mask = mask
 
     def forward(self, bias: Tensor) -> Tensor:
         """The gated bias, same shape."""
-        alive = self._weight.mask().amax(dim=1)
+        alive = self.mask().amax(dim=1)
         return bias * alive.repeat_interleave(bias.shape[0] // alive.shape[0])
 
 
@@ -92,7 +92,7 @@ class Masks:
         self.threshold_now = 0.0
         self.attention: list[nn.Parameter] = []
         self.ffn: list[nn.Parameter] = []
-        self.masked: list[nn.Linear] = []
+        self.masked: list[tuple[nn.Linear, MaskedWeight, str]] = []
         model.add_module(CONTAINER, nn.Module())
         architecture = architecture_of(model.config)
         for stack in architecture.stacks:
@@ -119,42 +119,42 @@ class Masks:
                 f"{name}_{i}", torch.zeros(linear.out_features // rows, linear.in_features // columns)
             )
             self.attention.append(scores)
-            self._mask(linear, lambda scores=scores: scores)
+            self._mask(linear, _itself(scores), "attention")
 
     def _ffn(self, name: str, inputs: list[nn.Linear], output: nn.Linear) -> None:
         scores = self._scores(name, torch.zeros(output.in_features))
         self.ffn.append(scores)
         for linear in inputs:
-            self._mask(linear, lambda: scores[:, None])
-        self._mask(output, lambda: scores[None, :])
+            self._mask(linear, lambda: scores[:, None], "ffn")
+        self._mask(output, lambda: scores[None, :], "ffn")
 
     def _scores(self, name: str, initial: Tensor) -> nn.Parameter:
         scores = nn.Parameter(initial.to(self.model.device))
         self.model.get_submodule(CONTAINER).register_parameter(name, scores)
         return scores
 
-    def _mask(self, linear: nn.Linear, grid: Callable[[], Tensor]) -> None:
+    def _mask(self, linear: nn.Linear, grid: Callable[[], Tensor], part: str) -> None:
         weight = MaskedWeight(grid, self.current_threshold)
         parametrize.register_parametrization(linear, "weight", weight, unsafe=True)
         if linear.bias is not None:
-            parametrize.register_parametrization(linear, "bias", MaskedBias(weight), unsafe=True)
-        self.masked.append(linear)
+            parametrize.register_parametrization(linear, "bias", MaskedBias(weight.mask), unsafe=True)
+        self.masked.append((linear, weight, part))
 
     def regularization(self, attention: float, ffn: float) -> Tensor:
         """Mean of sigmoid(scores) per tensor, mean over a part's tensors, weighted mean of the two parts."""
         parts = [(attention, self.attention), (ffn, self.ffn)]
-        means = [weight * torch.stack([torch.sigmoid(s).mean() for s in part]).mean() for weight, part in parts]
+        means = [
+            weight * torch.stack([torch.sigmoid(s).mean() for s in part]).mean() for weight, part in parts
+        ]
         return torch.stack(means).mean()
 
     def densities(self) -> dict[str, float]:
         """Non-zero share of the masked weights at the final threshold: attention, ffn and both together."""
         kept = {"attention": 0.0, "ffn": 0.0}
         total = {"attention": 0, "ffn": 0}
-        for linear in self.masked:
-            weight: Any = linear.parametrizations.weight[0]  # type: ignore[index]
-            part = "attention" if any(weight.grid() is s for s in self.attention) else "ffn"
+        for linear, weight, part in self.masked:
             alive = (torch.sigmoid(weight.grid().detach()) > self.threshold).float()
-            size = linear.parametrizations.weight.original.numel()  # type: ignore[index,union-attr]
+            size = linear.in_features * linear.out_features
             kept[part] += alive.mean().item() * size
             total[part] += size
         figures = {part: kept[part] / total[part] for part in kept}
@@ -164,15 +164,21 @@ class Masks:
     def fold(self) -> None:
         """Write the masked weights and biases at the final threshold into the model and drop the scores."""
         self.model.eval()
-        for linear in self.masked:
+        for linear, _, _ in self.masked:
             for name in ("bias", "weight"):
                 if parametrize.is_parametrized(linear, name):
                     parametrize.remove_parametrizations(linear, name, leave_parametrized=True)
         delattr(self.model, CONTAINER)
 
 
+def _itself(scores: Tensor) -> Callable[[], Tensor]:
+    return lambda: scores
+
+
 def _linear(layer: nn.Module, path: str) -> nn.Linear:
     linear = layer.get_submodule(path)
     if not isinstance(linear, nn.Linear):
-        raise UserError("movement pruning starts from a model with every sub-layer; this one was sliced before")
+        raise UserError(
+            "movement pruning starts from a model with every sub-layer; this one was sliced before"
+        )
     return linear

@@ -58,7 +58,9 @@ class MovementPart:
         if self.strength == 0.0:
             return None
         keys = self.keys
-        return self.strength * self.masks.regularization(keys.attention_regularization, keys.ffn_regularization)
+        return self.strength * self.masks.regularization(
+            keys.attention_regularization, keys.ffn_regularization
+        )
 
     def log(self) -> dict[str, float]:
         """Threshold, regulariser strength and non-zero densities by part (if it were cut now)."""

@@ -1,0 +1,93 @@
+"""`evaluate`: the task's metrics of one model, checkpoint or artifact."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from compressor.errors import UserError
+from compressor.models import checkpoint
+from compressor.report.fields import metric_label, metric_text
+from compressor.stages.base import Data
+from compressor.stages.evaluate import evaluate_onnx
+from compressor.views.folders import has_config, has_graph, not_a_model, tokenizer_beside
+from compressor.views.tables import table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from compressor.pipeline import Pipeline
+    from compressor.schema import Progress
+
+
+def evaluate_model(pipeline: Pipeline, model: Path) -> Group:
+    """Score the model in folder `model` on the validation split of the recipe's task.
+
+    Raises:
+        UserError: no model there, or one without a head for this task and these labels.
+    """
+    if not has_graph(model) and not has_config(model):
+        raise not_a_model(model, "a checkpoint folder (config.json) or an artifact (model.onnx)")
+    data = pipeline.data
+    check_head(data, model)
+    tokenizer_beside(model, data.kind)
+    with pipeline.display.stage("evaluate") as progress:
+        if has_graph(model):
+            runtime, rows = f"onnxruntime {version('onnxruntime')}", evaluate_onnx(data, model, progress)[1]
+        else:
+            runtime, rows = f"PyTorch {version('torch')}", evaluate_torch(data, model, progress)
+    title = Text(f"{model} by {runtime} on {len(rows):,} validation examples")
+    return Group(title, Text(), _metrics(data, data.task.score(rows)))
+
+
+def evaluate_torch(data: Data, folder: Path, progress: Progress) -> pd.DataFrame:
+    """Predictions of a checkpoint for every example of the validation split, pruned ones held to their gates."""
+    from compressor.models.outputs import collect_outputs, torch_runner
+
+    task = data.task
+    model, trained = checkpoint.open_source(str(folder.absolute()), data.kind.auto_class, task.model_config())
+    if not trained:
+        raise UserError(f"{folder} has no trained head for {data.keys.type}; fine-tune it first")
+    tokenizer = tokenizer_beside(folder, data.kind)
+    features = task.features(task.examples.validation, tokenizer)
+    collate = task.collate(tokenizer)
+    outputs = collect_outputs(
+        torch_runner(model), features, collate, task.output_names, progress, title="evaluate"
+    )
+    return task.predictions(outputs, features, task.examples.validation)
+
+
+def check_head(data: Data, folder: Path) -> None:
+    """Raise UserError unless the model's config shows a head for the task, with the task's labels in order.
+
+    Generic names (LABEL_0, ...) say nothing about the order; their number must fit.
+    """
+    config = checkpoint.read_config(folder)
+    if not checkpoint.has_head(config, data.kind.auto_class):
+        made = ", ".join(config.architectures or ["a model of no named class"])
+        raise UserError(f"{folder} holds {made}, which has no head for {data.keys.type}")
+    wanted = data.task.model_config().get("id2label")
+    have = {int(number): str(name) for number, name in (config.id2label or {}).items()}
+    if wanted is None or have == wanted:
+        return
+    generic = all(name.startswith("LABEL_") for name in have.values())
+    if len(have) != len(wanted) or not generic:
+        raise UserError(
+            f"the labels of {folder} are {list(have.values())}, those of the task {list(wanted.values())}; "
+            "give task.labels in the model's order, or the recipe it was made with"
+        )
+
+
+def _metrics(data: Data, scores: dict[str, float]) -> Table:
+    primary = data.task.primary
+    made = table("metric", "value", "", numbers=True)
+    for name in sorted(scores, key=lambda metric: metric != primary):
+        role, style = ("primary: what gates judge", "bold") if name == primary else ("", "")
+        cells = (metric_label(name), metric_text(name, scores[name]), role)
+        made.add_row(*map(Text, cells), style=style)
+    return made

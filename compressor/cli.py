@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -13,6 +12,7 @@ import typer
 
 from compressor import __version__
 from compressor.errors import CompressorError, GateError, UserError
+from compressor.files import disk_is_full
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,7 +26,6 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the recipe")
 ]
 Output = Annotated[Path | None, typer.Option(help="the run's folder (default: runs/<name>)")]
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def out(*values: Any) -> None:
@@ -265,25 +264,22 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on where it stopped", 130)
-    except OSError as error:
-        if error.errno in FULL:
-            return _fail(
-                f"no space left where {error.filename or 'the run'} is written; make room and run again", 1
-            )
-        return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
     except Exception as error:
         return _unexpected(error)
 
 
 def _unexpected(error: Exception) -> int:
+    if disk_is_full(error):
+        where = getattr(error, "filename", None) or "the run"
+        return _fail(f"no space left where {where} is written; make room and run the same command again", 1)
+    if isinstance(error, OSError):
+        return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
     kind = {c.__name__ for c in type(error).__mro__}
     if "Abort" in kind:
         return _fail("interrupted; the same command goes on where it stopped", 130)
     if "ClickException" in kind:  # typer carries its own click, or depends on it: known by name in both cases
         message = error.format_message()  # type: ignore[attr-defined]
         return _fail(message or f"see `compressor {' '.join(sys.argv[1:2])} --help`", 2)
-    if any(sign in str(error) for sign in ("No space left", "os error 28", "File too large")):
-        return _fail("no space left on the disk; make room and run again", 1)
     first = str(error).strip().splitlines()
     return _fail(f"{type(error).__name__}: {first[0] if first else ''} (--debug shows where)", 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,9 +11,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from compressor.schema import Progress as Report
 
+NEWS_EVERY = 60.0
+"""Seconds between lines on what is no terminal (a log file, a CI job)."""
+
 
 class Display:
-    """Writes to standard error, so that standard output stays for results. Bars only on a terminal."""
+    """Writes to standard error, so that standard output stays for results.
+
+    On a terminal a stage has a bar; elsewhere a line a minute says how far it is.
+    """
 
     def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
         self.console = console or Console(stderr=True, quiet=quiet)
@@ -23,7 +30,10 @@ class Display:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Report]:
-        """A bar for one stage; yields the function that moves it."""
+        """Yields the function that a stage calls as it goes on."""
+        if not self.console.is_terminal:
+            yield _News(self, name)
+            return
         columns = (
             TextColumn("[bold]{task.fields[stage]}[/] {task.description}"),
             BarColumn(bar_width=30),
@@ -44,3 +54,23 @@ class Display:
                 bars.update(task, completed=share)
 
             yield report
+
+
+class _News:
+    """Says now and then how far a stage is, and how long it will still take."""
+
+    def __init__(self, display: Display, stage: str) -> None:
+        self.display = display
+        self.stage = stage
+        self.doing = ""
+        self.began = self.said = time.monotonic()
+
+    def __call__(self, what: str, share: float) -> None:
+        now = time.monotonic()
+        if what != self.doing:
+            self.doing, self.began = what, now
+        if share <= 0 or now - self.said < NEWS_EVERY:
+            return
+        self.said = now
+        left = (now - self.began) * (1 - share) / share
+        self.display.line(f"{self.stage}: {what} {share:.0%}, {left / 60:.0f} min left")

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and their hashes."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,6 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_SIGNS = (
+    "No space left",
+    "os error 28",
+    "File too large",
+    "os error 27",
+    "PytorchStreamWriter failed writing",
+)
+"""How libraries say so that raise errors of their own."""
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error means that there was no room to write."""
+    return getattr(error, "errno", None) in FULL or any(sign in str(error) for sign in FULL_SIGNS)
 
 
 @contextmanager

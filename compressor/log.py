@@ -25,6 +25,7 @@ def quiet_libraries() -> None:
 
 def log_to(path: Path) -> logging.Handler:
     """Write everything that is logged from now on to `path` too."""
+    logging.raiseExceptions = False  # a full disk is said once, not by a traceback a line
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -21,13 +21,12 @@ from compressor.errors import CompressorError, GateError, RunError, UserError
 from compressor.files import appearing, digest, read_json, sha256, write_json
 from compressor.models.source import HubModel, NewModel, folder_of
 from compressor.recipe import Loaded
-from compressor.schema import Progress, json_of
-from compressor.stages.base import Data, Work
+from compressor.schema import Progress, json_of, suggest
+from compressor.stages.base import LOCK, Data, Work
 from compressor.stages.chain import Chain, Node, build_chain
 from compressor.stages.open import OpenModel
 
 RECORD = "stage.json"
-LOCK = ".lock"
 SCRATCH = "work"
 SHARED = "shared"
 
@@ -95,10 +94,12 @@ class Pipeline:
         """
         from compressor.preflight import check_everything
 
-        if start and start not in {n.name.split("/")[0] for n in self.chain.nodes}:
-            raise UserError(f"--from {start}: no such stage (there are: {', '.join(self.stage_names())})")
+        if start and start not in (names := self.stage_names()):
+            raise UserError(
+                f"--from {start}: no such stage{suggest(start, names)} (there are: {', '.join(names)})"
+            )
         check_everything(self)
-        with locked(self.output):
+        with nothing_left(self.output), locked(self.output):
             started()
             self._clean(start, fresh)
             stages = [self._stage(node) for node in self.chain.nodes]
@@ -203,6 +204,18 @@ def model_content(source: Any) -> Any:
         return [name, extract_commit_hash(config, revision)]
     except OSError:
         return [name, revision]
+
+
+@contextmanager
+def nothing_left(folder: Path) -> Iterator[None]:
+    """Remove a run's folder if this run made it and bad input was found before it finished a stage."""
+    new = not folder.exists()
+    try:
+        yield
+    except UserError:
+        if new and not any(folder.glob(f"*/{RECORD}")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.models.architecture import architecture_of
+from compressor.models.source import NewModel, folder_of
 from compressor.models.structure import Structure
 from compressor.stages.chain import Node
 
@@ -64,6 +65,8 @@ def plan(pipeline: Pipeline) -> dict[str, Any]:
     try:
         config = checkpoint.peek(pipeline.recipe.model, offline=True)
     except UserError:
+        if isinstance(pipeline.recipe.model, NewModel) or folder_of(pipeline.recipe.model):
+            raise
         config = None
     try:
         examples = pipeline.data.task.examples

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.benchmark.machine import usable_cores
 from compressor.benchmark.sessions import check_provider
-from compressor.errors import UserError
+from compressor.errors import RunError, UserError
+from compressor.models.architecture import architecture_of
 from compressor.models.source import NewModel, describe
 from compressor.schema import TeacherModel
-from compressor.stages.base import MODEL
+from compressor.stages.base import LOCK, MODEL, RESULTS
+from compressor.stages.chain import stage_ids
 from compressor.stages.prune import Prune
 
 if TYPE_CHECKING:
@@ -19,18 +22,39 @@ if TYPE_CHECKING:
 
 
 def check_everything(pipeline: Pipeline) -> None:
-    """Check machine, model, teachers and data.
+    """Check folder, machine, model, data, heads, tokenizers, lengths and room.
 
     Raises:
         UserError: the first thing that stands in the way.
+        RunError: the disk is too full.
     """
+    from compressor.models import checkpoint
+
+    check_output(pipeline.output)
     check_machine(pipeline)
-    config = check_model(pipeline)
+    config = checkpoint.peek(pipeline.recipe.model)
+    teachers = {name: checkpoint.peek(name) for name in outside_teachers(pipeline)}
     for stage in pipeline.recipe.stages:
         if isinstance(stage, Prune):
             stage.pruner.check(config)
-    _ = pipeline.data.task
+    check_heads(pipeline, config, teachers)
+    check_tokenizers(pipeline, config, list(teachers))
+    check_lengths(pipeline, config)
     check_disk(pipeline, config)
+
+
+def check_output(folder: Path) -> None:
+    """The run's folder is new, empty, or that of an earlier run: stages replace folders of their names."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f"--output {folder}: {there} is a file; name a folder")
+    names = {path.name for path in folder.iterdir()} if there == folder else set()
+    if names and not names & {LOCK, RESULTS}:
+        raise UserError(
+            f"--output {folder} holds files that are not of a run ({min(names)}); name a new or an empty folder"
+        )
 
 
 def check_machine(pipeline: Pipeline) -> None:
@@ -41,34 +65,74 @@ def check_machine(pipeline: Pipeline) -> None:
     most, have = max(keys.threads), usable_cores()
     if "cpu" in keys.providers and most > have:
         raise UserError(f"benchmark.threads asks for {most}, this machine has {have} cores; lower it")
-    for stage in pipeline.recipe.stages:
-        if stage.training and stage.training.batch_size % (
-            stage.training.gradient_accumulation * pipeline.processes
-        ):
+    stages = pipeline.recipe.stages
+    for name, stage in zip(stage_ids(stages), stages, strict=True):
+        training, processes = stage.training, pipeline.processes if stage.trains else 1
+        if training and training.batch_size % (training.gradient_accumulation * processes):
             raise UserError(
-                f"{stage.verb}: batch_size {stage.training.batch_size} is no multiple of --nproc "
-                f"{pipeline.processes} x gradient_accumulation {stage.training.gradient_accumulation}"
+                f"stages.{name}.batch_size {training.batch_size} is no multiple of --nproc {processes} x "
+                f"gradient_accumulation {training.gradient_accumulation}"
             )
 
 
-def check_model(pipeline: Pipeline) -> PretrainedConfig:
-    """The model can be opened, and the baseline's head is trained."""
-    from compressor.models import checkpoint
+def outside_teachers(pipeline: Pipeline) -> list[str]:
+    """Models that are distilled from and are no stage of the run."""
+    trainings = [stage.training for stage in pipeline.recipe.stages if stage.training]
+    teachers = [keys.distill.teacher for keys in trainings if keys.distill]
+    return list(dict.fromkeys(t.model for t in teachers if isinstance(t, TeacherModel)))
+
+
+def check_heads(pipeline: Pipeline, config: PretrainedConfig, teachers: dict[str, PretrainedConfig]) -> None:
+    """The baseline's head and every teacher's is trained for the task and its labels."""
+    from compressor.models.checkpoint import head_fits
+
+    recipe, auto_class = pipeline.recipe, pipeline.data.kind.auto_class
+    wanted = pipeline.data.task.model_config()
+    trained = head_fits(config, auto_class, wanted) and not isinstance(recipe.model, NewModel)
+    name = describe(recipe.model)
+    if pipeline.chain.baseline == MODEL and not trained:
+        raise UserError(
+            f"the baseline would be '{name}', whose head is not trained for this task: put a "
+            "`finetune` before the first `prune`, or name a trained model"
+        )
+    untrained = [other for other, theirs in teachers.items() if not head_fits(theirs, auto_class, wanted)]
+    if not trained and any(stage.teacher == MODEL for stage in recipe.stages):
+        untrained.append(name)
+    if untrained:
+        raise UserError(
+            f"the teacher '{untrained[0]}' has no head trained for this task and these labels: name a `finetune` "
+            "before it, or a trained model"
+        )
+
+
+def check_tokenizers(pipeline: Pipeline, config: PretrainedConfig, teachers: list[str]) -> None:
+    """The model's tokenizer opens, serves the task and fits the embeddings; a teacher's is the same."""
+    from compressor.stages.open import tokenizer_of
 
     recipe, kind = pipeline.recipe, pipeline.data.kind
-    config = checkpoint.peek(recipe.model)
-    for stage in recipe.stages:
-        distill = stage.training.distill if stage.training else None
-        if distill and isinstance(distill.teacher, TeacherModel):
-            checkpoint.peek(distill.teacher.model)
-    if pipeline.chain.baseline == MODEL:
-        trained = not isinstance(recipe.model, NewModel) and checkpoint.has_head(config, kind.auto_class)
-        if not trained:
+    tokenizer = tokenizer_of(recipe.model, kind)
+    if tokenizer:
+        pipeline.data.task.check_tokenizer(tokenizer)
+        if not isinstance(recipe.model, NewModel) and len(tokenizer) > config.vocab_size:
             raise UserError(
-                f"the baseline would be '{describe(recipe.model)}', whose head is not trained for this task: put a "
-                "`finetune` before the first `prune`, or name a trained model"
+                f"the tokenizer of '{describe(recipe.model)}' has {len(tokenizer)} tokens, its model "
+                f"{config.vocab_size}: they do not belong together"
             )
-    return config
+    for name in teachers:
+        if not tokenizer or tokenizer_of(name, kind).get_vocab() != tokenizer.get_vocab():
+            raise UserError(
+                f"the teacher '{name}' has another vocabulary than the student: their logits don't match"
+            )
+
+
+def check_lengths(pipeline: Pipeline, config: PretrainedConfig) -> None:
+    """No text that is trained on or timed is longer than the model reads."""
+    most = architecture_of(config).longest(config)
+    asked = {"task.max_length": pipeline.recipe.task.max_length}
+    asked["benchmark.sequence_lengths"] = max(pipeline.recipe.benchmark.sequence_lengths)
+    for key, length in asked.items():
+        if most and length > most:
+            raise UserError(f"{key} asks for {length} tokens, the model reads at most {most}; lower it")
 
 
 def check_disk(pipeline: Pipeline, config: PretrainedConfig) -> None:
@@ -77,7 +141,7 @@ def check_disk(pipeline: Pipeline, config: PretrainedConfig) -> None:
 
     needed, free = disk_needed(pipeline, config), free_disk(pipeline.output)
     if needed > free:
-        raise UserError(
-            f"the run needs about {needed / 1e9:.1f} GB in {pipeline.output}, {free / 1e9:.1f} GB are free; "
-            "make room or give another --output"
+        raise RunError(
+            f"no space left: the run needs about {needed / 1e6:,.0f} MB in {pipeline.output}, "
+            f"{free / 1e6:,.0f} MB are free; make room or give another --output"
         )

@@ -15,7 +15,7 @@ from pydantic import Field, SerializeAsAny, ValidationError
 from compressor.benchmark.schema import BenchmarkKeys
 from compressor.errors import UserError
 from compressor.models.source import ModelSource
-from compressor.pruning.base import METHODS, Target, method_class
+from compressor.pruning.base import METHODS, Target
 from compressor.schema import Keys, suggest
 from compressor.stages.base import Stage
 from compressor.stages.chain import STAGES, Outline, Problem, build_chain, check_order, stage_ids
@@ -47,6 +47,7 @@ class Loaded:
     recipe: Recipe
     data: dict[str, Any]
     path: Path
+    overrides: tuple[str, ...] = ()
 
 
 class RecipeError(UserError):
@@ -66,7 +67,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     document = read_yaml(path)
     for override in overrides:
         apply_override(document, override)
-    return Loaded(parse(document), document.value, path)
+    return Loaded(parse(document), document.value, path, tuple(overrides))
 
 
 def parse(document: Document) -> Recipe:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.files import digest, write_json
+from compressor.files import digest, sha256, write_json
 from compressor.onnx.graph import file_bytes
 from compressor.schema import json_of
 from compressor.stages import evaluate
@@ -48,12 +49,11 @@ def passed(results: dict[str, Any], on_noise: str) -> bool:
 def _head(pipeline: Pipeline, machine: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, Any]:
     recipe, data = pipeline.recipe, pipeline.data
     examples = data.task.examples
-    overrides = "" if pipeline.output == Path("runs") / recipe.name else f" --output {pipeline.output.name}"
     return {
         "schema_version": SCHEMA_VERSION,
         "name": recipe.name,
         "recipe": pipeline.loaded.data,
-        "command": f"compressor run {pipeline.loaded.path}{overrides}",
+        "command": _command(pipeline),
         "seed": recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": machine | {"git_revision": _git_revision()},
@@ -75,6 +75,15 @@ def _head(pipeline: Pipeline, machine: dict[str, Any], stages: list[dict[str, An
     }
 
 
+def _command(pipeline: Pipeline) -> str:
+    """The command that makes this run again."""
+    words = ["compressor", "run", str(pipeline.loaded.path)]
+    words += [word for override in pipeline.loaded.overrides for word in ("--set", override)]
+    if pipeline.output != Path("runs") / pipeline.recipe.name:
+        words += ["--output", str(pipeline.output)]
+    return shlex.join(words)
+
+
 def _variant(pipeline: Pipeline, name: str, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     node = pipeline.chain.node(pipeline.chain.variants[name])
     folder = pipeline.output / node.name
@@ -91,6 +100,7 @@ def _variant(pipeline: Pipeline, name: str, records: dict[str, dict[str, Any]]) 
         "precision": info["precision"],
         **{k: sized[k] for k in SIZES},
         "file_bytes": file_bytes(folder / MODEL_FILE),
+        "sha256": sha256(folder / MODEL_FILE),
     }
     if name != "dense_fp32":
         made["metric_drop"] = evaluate.metric_drop(

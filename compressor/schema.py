@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -17,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from compressor.errors import UserError
 
 Progress = Callable[[str, float], None]
 """Called as work goes on with what is being done and the share of it that is finished (0 to 1)."""
@@ -68,6 +72,17 @@ HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 def is_path(text: str) -> bool:
     """Whether a string names a folder: it starts with `./`, `../`, `/` or `~` (or is `.` or `..`)."""
     return text in (".", "..") or text.startswith(("./", "../", "/", "~"))
+
+
+def expand(text: str) -> Path:
+    """A path with `~` (or `~user`, where there is such a user) replaced by the home folder."""
+    return Path(os.path.expanduser(text))
+
+
+def refuse_namesake(name: str, what: str) -> None:
+    """Raise UserError where a hub id is also the name of a local folder: libraries would open that one."""
+    if not is_path(name) and Path(name).is_dir():
+        raise UserError(f"'{name}' is a folder here: write ./{name} if it is the {what}; else work elsewhere")
 
 
 def _id_or_path(text: str) -> str:

@@ -67,6 +67,13 @@ class Architecture:
     readers: tuple[str, ...]
     embeddings_projection: str | None = None
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    positions_after_padding: bool = False
+    """Whether position numbers begin after the padding token's, which takes so many from the longest text."""
+
+    def longest(self, config: PretrainedConfig) -> int | None:
+        """Most tokens a model can read; `None` where nothing limits them."""
+        most: int | None = getattr(config, "max_position_embeddings", None)
+        return most - config.pad_token_id - 1 if most and self.positions_after_padding else most
 
     def sizes(self, config: PretrainedConfig) -> Sizes:
         """Dense sizes, from the config alone."""
@@ -167,6 +174,7 @@ ARCHITECTURES = {
             embeddings=WORD_POSITION_TYPE,
             embeddings_norm="embeddings.LayerNorm",
             readers=("classifier.dense", "classifier", "qa_outputs"),
+            positions_after_padding=True,
         ),
         Architecture(
             "electra",

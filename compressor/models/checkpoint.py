@@ -15,17 +15,19 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_utils import no_init_weights
 
-from compressor.errors import UserError
-from compressor.models.architecture import architecture_of
+from compressor.errors import CompressorError, UserError
+from compressor.files import disk_is_full
+from compressor.models.architecture import ARCHITECTURES, architecture_of
 from compressor.models.gates import Gates
 from compressor.models.slicing import cut
 from compressor.models.source import HubModel, NewModel, describe, folder_of
 from compressor.models.structure import Structure
+from compressor.schema import expand, refuse_namesake, suggest
 
 WEIGHTS = "model.safetensors"
 
@@ -57,16 +59,17 @@ def load(folder: str | Path, auto_class: str | None = None) -> PreTrainedModel:
     Raises:
         UserError: no such folder, no safetensors weights, an unsupported family, or weights that do not fit.
     """
-    folder = Path(folder).expanduser()
+    folder = expand(str(folder))
     config = read_config(folder)
     weights = read_weights(folder)
     keys = getattr(config, "compressor", None) or {}
-    with no_init_weights():
+    with no_init_weights(), _fitting(f"{folder / 'config.json'} does not describe a model"):
         model = _skeleton(config, auto_class)
-    if "structure" in keys:
-        target = Structure.from_json(keys["structure"])
-        cut(model, _same_layers(target), target)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+        if "structure" in keys:
+            target = Structure.from_json(keys["structure"])
+            cut(model, _same_layers(target), target)
+    with _fitting(f"{folder / WEIGHTS} does not fit its config.json"):
+        missing, unexpected = model.load_state_dict(weights, strict=False)
     tied = set(getattr(model, "_tied_weights_keys", None) or [])
     wrong = [*(k for k in missing if k not in tied), *unexpected]
     if wrong:
@@ -100,28 +103,30 @@ def open_source(
         config = config_from(source, model_config)
         return loader.from_config(config).eval(), False
     folder, revision = folder_of(source), source.revision if isinstance(source, HubModel) else None
-    if folder is not None:
-        config = read_config(folder)
-        if getattr(config, "compressor", None):
-            return load(folder), True
-        _weights_path(folder)
-    name = str(folder) if folder else describe(source)
-    with hub_errors(name):
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-        architecture_of(config)
-        trained = _head_fits(config, auto_class, model_config)
+    config = peek(source)
+    trained = head_fits(config, auto_class, model_config)
+    if folder is not None and getattr(config, "compressor", None):
+        return load(folder), True
+    name = describe(source)
+    with hub_errors(source):
         config.update(dict(model_config))
         model, info = loader.from_pretrained(
-            name,
+            folder or name,
             config=config,
             revision=revision,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            ignore_mismatched_sizes=not trained,
+            ignore_mismatched_sizes=True,
         )
-    head_missing = [k for k in info["missing_keys"] if not k.endswith("position_ids")]
     body = f"{model.base_model_prefix}."
+    for key, stored, wanted in info["mismatched_keys"]:
+        if trained or key.startswith(body):
+            raise UserError(
+                f"{name}: {key} has the shape {tuple(stored)}, its config.json says {tuple(wanted)}; "
+                "the two are not of the same model"
+            )
+    head_missing = [k for k in info["missing_keys"] if not k.endswith("position_ids")]
     body_missing = [k for k in head_missing if k.startswith(body) and "pooler" not in k]
     if body_missing:
         raise UserError(f"{name} lacks weights of its own architecture: {', '.join(body_missing[:4])}")
@@ -139,15 +144,14 @@ def peek(source: Any, offline: bool = False) -> PretrainedConfig:
     folder = folder_of(source)
     if folder is not None:
         config = read_config(folder)
-        _weights_path(folder)
+        check_weights(folder)
     else:
         name, revision = (source.id, source.revision) if isinstance(source, HubModel) else (source, None)
-        with hub_errors(name):
+        with hub_errors(source):
             config = AutoConfig.from_pretrained(
                 name, revision=revision, trust_remote_code=False, local_files_only=offline
             )
-    architecture_of(config)
-    return config
+    return _possible(config, describe(source))
 
 
 def has_head(config: PretrainedConfig, auto_class: str) -> bool:
@@ -164,12 +168,22 @@ def config_from(source: NewModel, model_config: Mapping[str, Any]) -> Pretrained
     """
     values = dict(source.config)
     model_type = values.pop("model_type")
-    try:
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise UserError(
+            f"model.config: unknown model_type '{model_type}'{suggest(model_type, ARCHITECTURES)}"
+        )
+    with _fitting("model.config"):
         config = AutoConfig.for_model(model_type, **values)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"model.config: {str(error).splitlines()[0]}") from error
-    architecture_of(config)
     config.update(dict(model_config))
+    return _possible(config, "model.config")
+
+
+def _possible(config: PretrainedConfig, name: str) -> PretrainedConfig:
+    """The same config: of a supported family, and a model of its sizes can be made (tried without memory)."""
+    family = architecture_of(config)
+    with _fitting(f"{name}: no model has these sizes"), torch.device("meta"):
+        family.sizes(config)
+        AutoModel.from_config(config)
     return config
 
 
@@ -183,15 +197,13 @@ def read_config(folder: Path) -> PretrainedConfig:
         raise UserError(f"no model folder at {folder}")
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no model folder: it has no config.json")
-    try:
+    with _fitting(f"{folder / 'config.json'} is no config of a model"):
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if "auto_map" in values and values.get("model_type") not in transformers.CONFIG_MAPPING:
             raise UserError(
                 f"{folder} needs code of its own to open; only transformers' own families are opened"
             )
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from error
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -200,26 +212,40 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: none in safetensors format, or a damaged file.
     """
-    path = _weights_path(folder)
-    files = [path]
-    if path.suffix == ".json":
-        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-        files = [folder / Path(name).name for name in sorted(names)]
     tensors: dict[str, torch.Tensor] = {}
-    for file in files:
-        try:
+    for file in _weight_files(folder):
+        with _readable(file):
             tensors.update(load_file(file))
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{file} is no readable safetensors file ({error}); save the model again"
-            ) from error
     return tensors
 
 
-def _weights_path(folder: Path) -> Path:
-    for name in (WEIGHTS, f"{WEIGHTS}.index.json"):
-        if (folder / name).is_file():
-            return folder / name
+def check_weights(folder: Path) -> None:
+    """That a model folder's weights are whole safetensors files, by their headers alone.
+
+    Raises:
+        UserError: none in safetensors format, or a damaged file.
+    """
+    for file in _weight_files(folder):
+        with _readable(file), safe_open(file, "pt"):
+            pass
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is no readable safetensors file ({error}); save the model again") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    index = folder / f"{WEIGHTS}.index.json"
+    if index.is_file():
+        with _fitting(f"{index} is no index of weights"):
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            return [folder / Path(name).name for name in sorted(names)]
     pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
     if pickles:
         raise UserError(
@@ -246,16 +272,24 @@ def _same_layers(target: Structure) -> Structure:
     return Structure(target.sizes, tuple(dense[la.stack, la.index] for la in target.layers))
 
 
-def _head_fits(config: PretrainedConfig, auto_class: str, model_config: Mapping[str, Any]) -> bool:
-    """Whether the checkpoint has a head of this kind; labels in another order are refused.
+def head_fits(config: PretrainedConfig, auto_class: str, model_config: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint has a head of this kind, for these labels.
 
     Raises:
-        UserError: the same labels in another order.
+        UserError: the same labels in another order, or a pruned model (which gets no new head) of another task.
     """
+    fits = has_head(config, auto_class) and _labels_fit(config, model_config)
+    if not fits and getattr(config, "compressor", None):
+        raise UserError(
+            f"this pruned model is a {(config.architectures or ['model'])[0]} with the labels "
+            f"{list(config.id2label.values())}, which is not the recipe's task; start from a dense model"
+        )
+    return fits
+
+
+def _labels_fit(config: PretrainedConfig, model_config: Mapping[str, Any]) -> bool:
     wanted = model_config.get("id2label")
     have = {int(k): v for k, v in config.id2label.items()} if config.id2label else None
-    if not has_head(config, auto_class):
-        return False
     if wanted is None or have is None or all(str(v).startswith("LABEL_") for v in have.values()):
         return wanted is None or have is None or len(have) == len(wanted)
     if have != dict(wanted) and sorted(have.values()) == sorted(wanted.values()):
@@ -267,15 +301,31 @@ def _head_fits(config: PretrainedConfig, auto_class: str, model_config: Mapping[
 
 
 @contextmanager
-def hub_errors(name: str) -> Iterator[None]:
-    """Turn transformers' many ways to fail into one sentence."""
+def _fitting(problem: str) -> Iterator[None]:
+    """Say what is the matter with a file or config that transformers or torch stumble over."""
     try:
         yield
-    except UserError:
+    except CompressorError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # of any kind: what stumbles is somewhere in their depths
+        reason = (str(error).strip() or type(error).__name__).splitlines()
+        raise UserError(f"{problem}: {' '.join(line.strip() for line in reason[:2])}") from error
+
+
+@contextmanager
+def hub_errors(source: Any, what: str = "model") -> Iterator[None]:
+    """Turn transformers' many ways to fail into one sentence."""
+    name = describe(source)
+    refuse_namesake(name, what)
+    try:
+        yield
+    except CompressorError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        if disk_is_full(error):
+            raise
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        hint = " (a hub id needs a network or a cached copy; a folder starts with ./ ../ / or ~)"
         raise UserError(
-            f"cannot open the model '{name}': {first} (a hub id needs a network or a cached copy; a folder "
-            "starts with ./ ../ / or ~; weights must be safetensors)"
+            f"cannot open the {what} '{name}': {first}{'' if folder_of(source) else hint}"
         ) from error

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from compressor.schema import IdOrPath, Keys, is_path
+from compressor.schema import IdOrPath, Keys, expand, is_path
 
 
 class HubModel(Keys):
@@ -70,7 +70,7 @@ ModelSource = Annotated[
 def folder_of(source: ModelSource) -> Path | None:
     """The local folder a source names, `~` expanded, or `None`."""
     name = source.id if isinstance(source, HubModel) else source
-    return Path(name).expanduser() if isinstance(name, str) and is_path(name) else None
+    return expand(name) if isinstance(name, str) and is_path(name) else None
 
 
 def describe(source: ModelSource) -> str:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from compressor.tasks.base import Task
     from compressor.tasks.schema import TaskKeys
 
+LOCK = ".lock"
+RESULTS = "results.json"
+"""Files by which a run's folder is known, from its beginning and from its end."""
 MODEL = "model"
 """Id of the stage that every chain begins with: opening the recipe's model."""
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressor.models.source import HubModel, ModelSource, NewModel, TrainTokenizer, describe, folder_of
 from compressor.stages.base import Stage, Work
+
+if TYPE_CHECKING:
+    from compressor.tasks.base import Task
 
 
 class OpenModel(Stage):
@@ -36,20 +39,31 @@ class OpenModel(Stage):
 
 def make_tokenizer(work: Work) -> Any:
     """The model's own tokenizer, or one trained on the task's training text."""
+    keys = work.model.tokenizer if isinstance(work.model, NewModel) else None
+    if isinstance(keys, TrainTokenizer):
+        return _train_wordpiece(keys, work)
+    return tokenizer_of(work.model, work.data.kind)
+
+
+def tokenizer_of(source: ModelSource, kind: type[Task]) -> Any:
+    """The tokenizer that comes with a model, loaded as the task needs it; `None` where it is to be trained.
+
+    Raises:
+        UserError: it cannot be had.
+    """
     from transformers import AutoTokenizer
 
     from compressor.models.checkpoint import hub_errors
 
-    source: ModelSource = work.model
     wanted = source.tokenizer if isinstance(source, NewModel) else source
     if isinstance(wanted, TrainTokenizer):
-        return _train_wordpiece(wanted, work)
+        return None
     folder = folder_of(wanted)
     revision = wanted.revision if isinstance(wanted, HubModel) else None
-    name = str(folder) if folder else describe(wanted)
-    with hub_errors(name):
-        extra = work.data.kind.tokenizer_arguments
-        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False, **extra)
+    with hub_errors(wanted, "tokenizer"):
+        return AutoTokenizer.from_pretrained(
+            folder or describe(wanted), revision=revision, trust_remote_code=False, **kind.tokenizer_arguments
+        )
 
 
 def _train_wordpiece(keys: TrainTokenizer, work: Work) -> Any:

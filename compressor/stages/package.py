@@ -55,37 +55,50 @@ def verify(artifact: Path) -> dict[str, Any]:
         UserError: no artifact there.
         GateError: something differs.
     """
-    from compressor.onnx.runtime import OnnxModel
-
     if not (artifact / MANIFEST).is_file():
         raise UserError(f"{artifact} is no artifact: it has no {MANIFEST}")
     try:
         manifest = read_json(artifact / MANIFEST)
-        files, sample = manifest["files"], manifest["sample"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise GateError(f"{artifact / MANIFEST} is damaged") from error
-    for name, about in files.items():
-        path = artifact / name
-        if not path.is_file():
+        hashes = {name: about["sha256"] for name, about in manifest["files"].items()}
+        tolerance = float(manifest["sample"]["tolerance"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise GateError(f"{artifact / MANIFEST} is damaged; fetch the artifact again") from error
+    _check_files(artifact, hashes)
+    try:
+        worst = _replay(artifact)
+    except Exception as error:  # of numpy, onnxruntime or zipfile
+        raise GateError(f"the sample stored in {artifact} cannot be replayed: {error}") from error
+    if not worst <= tolerance:
+        raise GateError(
+            f"the sample's outputs differ by {worst:.2e} from the stored ones (allowed {tolerance:.0e})"
+        )
+    return {"files": len(hashes), "max_abs_error": worst, "tolerance": tolerance}
+
+
+def _check_files(artifact: Path, hashes: dict[str, str]) -> None:
+    """Raise GateError unless the artifact holds exactly the files of its manifest."""
+    there = {p.relative_to(artifact).as_posix() for p in artifact.rglob("*") if p.is_file()} - {MANIFEST}
+    for name in sorted({MODEL_FILE, SAMPLE, *hashes}):
+        if name not in hashes:
+            raise GateError(f"{artifact / MANIFEST} does not name {name}")
+        if name not in there:
             raise GateError(f"{name} is missing from {artifact}")
-        if sha256(path) != about["sha256"]:
+        if sha256(artifact / name) != hashes[name]:
             raise GateError(
-                f"{path} is not the file that was released: its sha256 differs from the manifest's"
+                f"{artifact / name} is not the file that was released: its sha256 differs from the manifest's"
             )
-    extra = {p.name for p in artifact.iterdir() if p.is_file()} - set(files) - {MANIFEST}
-    if extra:
+    if extra := there - set(hashes):
         raise GateError(f"{artifact} holds files the manifest does not name: {', '.join(sorted(extra))}")
+
+
+def _replay(artifact: Path) -> float:
+    """Largest difference between the stored outputs of the sample and the model's outputs here."""
+    from compressor.onnx.runtime import OnnxModel
+
     model = OnnxModel(artifact / MODEL_FILE)
     with np.load(artifact / SAMPLE, allow_pickle=False) as stored:
         outputs = model({name: stored[f"input.{name}"] for name in model.inputs})
-        worst = max(
-            float(np.abs(values - stored[f"output.{name}"]).max()) for name, values in outputs.items()
-        )
-    if not worst <= sample["tolerance"]:
-        raise GateError(
-            f"the sample's outputs differ by {worst:.2e} from the stored ones (allowed {sample['tolerance']:.0e})"
-        )
-    return {"files": len(files), "max_abs_error": worst, "tolerance": sample["tolerance"]}
+        return max(float(np.abs(values - stored[f"output.{name}"]).max()) for name, values in outputs.items())
 
 
 def _write_sample(folder: Path, data: Data) -> None:

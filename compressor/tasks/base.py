@@ -88,7 +88,7 @@ class Task(ABC):
         part of the text was cut off) and what else is in `evaluation_columns`.
         Raises UserError for a tokenizer that cannot do this.
         """
-        self._check(tokenizer)
+        self.check_tokenizer(tokenizer)
         starts = range(0, len(frame), BATCH)
         parts = [self._encode(frame.iloc[start : start + BATCH], tokenizer) for start in starts]
         for part, start in zip(parts, starts, strict=True):
@@ -104,8 +104,7 @@ class Task(ABC):
 
         Raises UserError for a tokenizer without a padding token.
         """
-        if tokenizer.pad_token_id is None:
-            raise UserError("the tokenizer has no padding token; set its pad_token (its eos_token will do)")
+        _check_padding(tokenizer)
         return collator(tokenizer, self.evaluation_columns)
 
     @abstractmethod
@@ -133,7 +132,8 @@ class Task(ABC):
         """Scores any trained model must beat, where the task has such."""
         return {}
 
-    def _check(self, tokenizer: Any) -> None:
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Raise UserError for a tokenizer that cannot serve this task."""
         if not tokenizer.is_fast:
             raise UserError(
                 f"the model's tokenizer ({type(tokenizer).__name__}) has no fast version; one is needed"
@@ -143,3 +143,9 @@ class Task(ABC):
                 f"task.max_length {self.keys.max_length} is more than the model takes "
                 f"({tokenizer.model_max_length} tokens)"
             )
+        _check_padding(tokenizer)
+
+
+def _check_padding(tokenizer: Any) -> None:
+    if tokenizer.pad_token_id is None:
+        raise UserError("the tokenizer has no padding token; set its pad_token (its eos_token will do)")

@@ -13,7 +13,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from compressor.errors import UserError
 from compressor.files import sha256
-from compressor.schema import is_path
+from compressor.schema import expand, is_path, refuse_namesake
 from compressor.tasks.schema import DatasetHub
 from compressor.tasks.tables import Table
 
@@ -29,6 +29,7 @@ def read(keys: DatasetHub) -> dict[str, Table]:
     Code that comes with a data set is never run. Raises UserError for whatever keeps it from being read.
     """
     path = _folder(keys.hub) or keys.hub
+    refuse_namesake(keys.hub, "data set")
     try:
         found = datasets.load_dataset(str(path), name=keys.config, revision=keys.revision)
     except Exception as error:  # what `datasets` raises has no common base
@@ -71,7 +72,7 @@ def _table(dataset: datasets.Dataset, source: str) -> Table:
 def _folder(name: str) -> Path | None:
     if not is_path(name):
         return None
-    path = Path(name).expanduser()
+    path = expand(name)
     if not path.is_dir():
         raise UserError(f"task.dataset: there is no folder {name}")
     return path

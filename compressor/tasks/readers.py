@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import pyarrow.parquet
 
 from compressor.errors import UserError
 from compressor.files import digest, sha256
-from compressor.schema import suggest
-from compressor.tasks import docstrings, hub
+from compressor.schema import expand, suggest
+from compressor.tasks import docstrings, hub, json_text
 from compressor.tasks.schema import DatasetBuiltin, DatasetFiles, DatasetHub, TaskKeys, file_format
 from compressor.tasks.squad_format import flatten
 from compressor.tasks.tables import Table
@@ -58,7 +57,7 @@ def fingerprint(keys: TaskKeys) -> dict[str, Any]:
 
 def find_file(name: str) -> Path:
     """The path of an existing file (`~` means home). Raises UserError with the nearest name beside it."""
-    path = Path(name).expanduser()
+    path = expand(name)
     if path.is_dir():
         raise UserError(f"task.dataset: {name} is a folder, not a file")
     if not path.is_file():
@@ -90,18 +89,19 @@ def read_file(name: str, task_type: str, dataset: DatasetFiles) -> Table:
 def decode(path: Path, name: str, encoding: str) -> str:
     """The text of a file. Raises UserError naming the line that is not in `encoding`."""
     content = path.read_bytes()
-    if not content.strip():
-        raise UserError(f"{name} is empty")
     if b"\0" in content and not encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32")):
         raise UserError(f"{name} holds NUL bytes: it is a binary file, or its encoding is not {encoding}")
     try:
-        return content.decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{name} line {line}: byte 0x{content[error.start]:02x} is not {encoding}; "
             "set task.dataset.encoding (for example cp1252)"
         ) from None
+    if not text.strip():
+        raise UserError(f"{name} is empty")
+    return text
 
 
 def _delimited(text: str, name: str, separator: str, quoting: bool, header: bool) -> Table:
@@ -149,12 +149,7 @@ def _json_lines(text: str, name: str) -> Table:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{name} line {number}: not JSON ({error.msg}); one object a line is read"
-            ) from None
+        row = json_text.parse(line, name, number, hint="; one object a line is read")
         if not isinstance(row, dict):
             raise UserError(f"{name} line {number}: a JSON {type(row).__name__}; one object a line is read")
         rows.append(row)

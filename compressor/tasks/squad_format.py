@@ -1,12 +1,12 @@
 """SQuAD's JSON format, versions 1.1 and 2.0: articles, paragraphs, questions."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
 from compressor.errors import UserError
+from compressor.tasks import json_text
 from compressor.tasks.tables import Table
 
 
@@ -15,10 +15,7 @@ def flatten(text: str, source: str) -> Table:
 
     An impossible question (version 2) has no answers. Raises UserError naming what is not as it should be.
     """
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{source} line {error.lineno}: not JSON ({error.msg})") from None
+    content = json_text.parse(text, source)
     if not isinstance(content, dict) or not isinstance(content.get("data"), list):
         raise UserError(f"{source} is not in SQuAD's format: no list of articles under 'data'")
     frame = pd.DataFrame(_rows(content["data"], source), dtype=object)

@@ -23,7 +23,9 @@ def fill_zeros(model: PreTrainedModel, size: float, seed: int) -> int:
         parameters = architecture.layers(model, stack).named_parameters()
         matrices = [p for name, p in parameters if p.dim() > 1 and not name.endswith("bias")]
         scales = [matrix.std() for matrix in matrices]
-        usual = torch.stack([s for s in scales if s > 0]).mean() if any(s > 0 for s in scales) else torch.ones(())
+        usual = (
+            torch.stack([s for s in scales if s > 0]).mean() if any(s > 0 for s in scales) else torch.ones(())
+        )
         for weight, scale in zip(matrices, scales, strict=True):
             zero = weight == 0
             if not zero.any():

@@ -66,7 +66,15 @@ def test_a_family_runs_every_later_stage_once_a_member() -> None:
     stages = [Finetune(), Prune(pruner=Family()), Slice(), Finetune(), Export(), Quantize()]
     chain = build_chain(stages, None)
     names = [n.name for n in chain.nodes]
-    assert names[:7] == ["model", "finetune", "prune", "slice/2x", "slice/4x", "finetune-2/2x", "finetune-2/4x"]
+    assert names[:7] == [
+        "model",
+        "finetune",
+        "prune",
+        "slice/2x",
+        "slice/4x",
+        "finetune-2/2x",
+        "finetune-2/4x",
+    ]
     assert chain.node("slice/4x").inputs == ("prune/4x",)
     assert chain.node("prune/4x").name == "prune"
     assert list(chain.variants)[:3] == ["dense_fp32", "2x_fp32", "4x_fp32"]

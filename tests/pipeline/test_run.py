@@ -12,6 +12,8 @@ from compressor.models import checkpoint
 from compressor.models.architecture import structure_of
 from tests.pipeline.tiny import STAGES, finish, kill, outcome, start, write_recipe
 
+AFTERWARDS = ["measurements/dense_fp32", "measurements/dense_int8", "measurements/latency", "artifacts"]
+
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -73,24 +75,24 @@ def test_gates_and_benchmark_retrain_nothing_and_a_missed_gate_is_exit_3(recipe:
     assert not (whole / "artifacts" / "pruned_int8").exists()
 
 
-def interrupted(recipe: Path, output: Path, stages: list[str], dice: random.Random) -> list[str]:
-    """Kill a run at a random moment of each of `stages`, then let it finish; what each run kept."""
-    kept: list[str] = []
-    for stage in stages:
+def interrupted(recipe: Path, output: Path, moments: list[str], dice: random.Random) -> str:
+    """Kill a run soon after each of `moments` (stages or folders) has begun; what the last, whole run prints."""
+    for moment in moments:
         process = start(recipe, output)
-        scratch = f"{stage.replace('/', '.')}-*"
-        while not list((output / "work").glob(scratch)) and process.poll() is None:
-            time.sleep(0.01)
+        scratch = f"{moment.replace('/', '.')}-*"
+        while process.poll() is None:
+            if (output / moment).exists() or list((output / "work").glob(scratch)):
+                break
+            time.sleep(0.005)
         time.sleep(dice.uniform(0, 1.0))
         kill(process)
-        kept.append(stage)
-    return [finish(start(recipe, output))]
+    return finish(start(recipe, output))
 
 
 def test_killed_while_pruning(recipe: Path, whole: Path, tmp_path: Path) -> None:
     reference = tmp_path / "reference"
     finish(start(recipe, reference))
-    printed = interrupted(recipe, tmp_path / "killed", ["prune"], random.Random(5))[-1]
+    printed = interrupted(recipe, tmp_path / "killed", ["prune"], random.Random(5))
     assert "teacher: done before, kept" in printed
     assert outcome(tmp_path / "killed") == outcome(reference)
 
@@ -100,7 +102,7 @@ def test_killed_in_every_stage(recipe: Path, tmp_path: Path) -> None:
     finish(start(recipe, tmp_path / "reference"))
     for attempt in range(3):
         output = tmp_path / f"killed-{attempt}"
-        interrupted(recipe, output, STAGES, random.Random(attempt))
+        interrupted(recipe, output, [*STAGES, *AFTERWARDS], random.Random(attempt))
         assert outcome(output) == outcome(tmp_path / "reference")
         assert not list(output.glob("**/.*.tmp"))
 

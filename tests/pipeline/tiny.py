@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ def write_recipe(folder: Path, rows: int = 320) -> Path:
         lines = ["text,label"]
         for _ in range(count):
             label = dice.randint(0, 1)
-            text = " ".join(dice.choice(words[label] + ["and", "the", "of"]) for _ in range(dice.randint(4, 10)))
+            text = " ".join(
+                dice.choice(words[label] + ["and", "the", "of"]) for _ in range(dice.randint(4, 10))
+            )
             lines.append(f"{text},{('colours', 'numbers')[label]}")
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     recipe = folder / "tiny.yaml"
@@ -57,7 +60,17 @@ def write_recipe(folder: Path, rows: int = 320) -> Path:
 
 def start(recipe: Path, output: Path, *options: str) -> "subprocess.Popen[str]":
     """A run in a process of its own."""
-    command = [sys.executable, "-m", "compressor", "--debug", "run", str(recipe), "--output", str(output), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "compressor",
+        "--debug",
+        "run",
+        str(recipe),
+        "--output",
+        str(output),
+        *options,
+    ]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -77,7 +90,8 @@ def finish(process: "subprocess.Popen[str]") -> str:
 
 def kill(process: "subprocess.Popen[str]") -> None:
     """`kill -9` of the run and everything it started."""
-    os.killpg(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 

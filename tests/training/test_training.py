@@ -81,7 +81,9 @@ def test_span_logits_are_averaged_and_padding_takes_no_part() -> None:
     theirs = {n: torch.randn(2, 4).masked_fill(~mask, FAR) for n in ours}
     loss = distillation_loss(ours, theirs, mask, 2.0)
     by_hand = [
-        torch.stack([divergence(ours[n][i : i + 1, :k], theirs[n][i : i + 1, :k], 2.0) for i, k in ((0, 4), (1, 2))])
+        torch.stack(
+            [divergence(ours[n][i : i + 1, :k], theirs[n][i : i + 1, :k], 2.0) for i, k in ((0, 4), (1, 2))]
+        )
         for n in ours
     ]
     torch.testing.assert_close(loss, torch.stack(by_hand).mean(), atol=1e-5, rtol=1e-5)
@@ -105,11 +107,16 @@ def test_outputs_come_back_in_order_and_from_disk(tmp_path: Path) -> None:
         np.testing.assert_allclose(values, alone["start_logits"][0], atol=1e-5)
     save_outputs(tmp_path / "o.npz", outputs)
     again = load_outputs(tmp_path / "o.npz")
-    assert all(np.array_equal(a, b) for a, b in zip(outputs["start_logits"], again["start_logits"], strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(outputs["start_logits"], again["start_logits"], strict=True)
+    )
 
 
 def test_teacher_outputs_travel_with_their_features() -> None:
-    batch = [dict(row) | {"teacher_start_logits": np.arange(len(row["input_ids"]), dtype=np.float32)} for row in rows(3)]
+    batch = [
+        dict(row) | {"teacher_start_logits": np.arange(len(row["input_ids"]), dtype=np.float32)}
+        for row in rows(3)
+    ]
     lengths = [len(row["input_ids"]) for row in batch]
     made = collate_with_teacher(collate)(batch)
     assert made["teacher_start_logits"].shape == made["input_ids"].shape
@@ -143,7 +150,9 @@ def test_embeddings_can_be_frozen(tmp_path: Path) -> None:
 
 def test_it_learns_and_distillation_follows_the_teacher(tmp_path: Path) -> None:
     features = rows(64)
-    teacher = {"logits": [np.array([4.0, -4.0] if r["labels"] else [-4.0, 4.0], dtype=np.float32) for r in features]}
+    teacher = {
+        "logits": [np.array([4.0, -4.0] if r["labels"] else [-4.0, 4.0], dtype=np.float32) for r in features]
+    }
     model = tiny_model("bert")
     distill = Distill(teacher="t", alpha=1.0)
     log = train(model, run_of(tmp_path, features, epochs=25.0, distill=distill, teacher=teacher))

@@ -1,0 +1,30 @@
+"""Keep the results of a run under bench/results/, without raw samples, logs and local paths.
+
+python bench/keep.py runs/minilm-sst2-block
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from compressor.files import read_json, write_json
+from compressor.report.markdown import public
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("bench/results"))
+    options = parser.parse_args()
+    results = read_json(options.run / "results.json")
+    results.pop("training")
+    results["recipe"] = public(results["recipe"])
+    results["command"] = re.sub(r"(?<=[ =])/\S*/", ".../", results["command"])
+    target = options.output / f"{results['name'].replace('-', '_')}.json"
+    write_json(target, results)
+    sys.stdout.write(f"{target}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -34,7 +34,8 @@ def out(*values: Any) -> None:
 
     console = Console()
     for value in values:
-        console.print(value, highlight=False, soft_wrap=isinstance(value, str))
+        plain = isinstance(value, str)
+        console.print(value, highlight=False, soft_wrap=plain, markup=not plain)
 
 
 def _pipeline(recipe: Path, sets: list[str] | None, output: Path | None, processes: int = 1) -> Any:
@@ -87,6 +88,7 @@ def run(
 @app.command()
 def plan(recipe: RecipePath, sets: Sets = None, output: Output = None) -> None:
     """Show what a run would do, offline: stages, data, shapes, time, disk, memory."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     pipeline = _pipeline(recipe, sets, output)
     from compressor.plan import plan as make_plan
     from compressor.views.plan import plan_view

@@ -44,14 +44,14 @@ class Display:
         )
         with Progress(*columns, console=self.console, transient=True) as bars:
             task = bars.add_task("", total=1.0, stage=name)
-            doing = ""
+            before = 0.0
 
             def report(what: str, share: float) -> None:
-                nonlocal doing
-                if what != doing:
-                    bars.reset(task, description=what)
-                    doing = what
-                bars.update(task, completed=share)
+                nonlocal before
+                if share < before:  # another piece of work begins: its time left is counted anew
+                    bars.reset(task)
+                before = share
+                bars.update(task, completed=share, description=what)
 
             yield report
 
@@ -62,13 +62,14 @@ class _News:
     def __init__(self, display: Display, stage: str) -> None:
         self.display = display
         self.stage = stage
-        self.doing = ""
+        self.before = 0.0
         self.began = self.said = time.monotonic()
 
     def __call__(self, what: str, share: float) -> None:
         now = time.monotonic()
-        if what != self.doing:
-            self.doing, self.began = what, now
+        if share < self.before:
+            self.began = now
+        self.before = share
         if share <= 0 or now - self.said < NEWS_EVERY:
             return
         self.said = now

@@ -16,7 +16,8 @@ FULL_SIGNS = (
     "os error 28",
     "File too large",
     "os error 27",
-    "PytorchStreamWriter failed writing",
+    "inline_container",
+    "iostream error",
 )
 """How libraries say so that raise errors of their own."""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from compressor.display import Display
 from compressor.errors import CompressorError, GateError, RunError, UserError
-from compressor.files import appearing, digest, read_json, sha256, write_json
+from compressor.files import appearing, digest, disk_is_full, read_json, sha256, write_json
 from compressor.models.source import HubModel, NewModel, folder_of
 from compressor.recipe import Loaded
 from compressor.schema import Progress, json_of, suggest
@@ -29,6 +29,8 @@ from compressor.stages.open import OpenModel
 RECORD = "stage.json"
 SCRATCH = "work"
 SHARED = "shared"
+LEAST_FREE = 1 << 20
+"""Bytes: with fewer, a stage that fails stumbled over the full disk, whatever the library says that it used."""
 
 
 @dataclass
@@ -172,9 +174,18 @@ class Pipeline:
 
     def _run_stage(self, node: Node, work: Work) -> dict[str, Any]:
         work.folder.mkdir(parents=True, exist_ok=True)
-        if self.processes == 1 or not node.stage.trains:
-            return node.stage.run(work)
-        return launch(self, node, work)
+        try:
+            if self.processes == 1 or not node.stage.trains:
+                return node.stage.run(work)
+            return launch(self, node, work)
+        except (UserError, GateError):
+            raise
+        except Exception as error:
+            if disk_is_full(error) or shutil.disk_usage(work.folder).free < LEAST_FREE:
+                raise RunError(
+                    f"no space left in {self.output}; make room and run the same command again"
+                ) from error
+            raise
 
     def _clean(self, start: str | None, fresh: bool) -> None:
         """Remove what a killed run left half-written, and what is not to be reused."""
@@ -209,12 +220,15 @@ def model_content(source: Any) -> Any:
 @contextmanager
 def nothing_left(folder: Path) -> Iterator[None]:
     """Remove a run's folder if this run made it and bad input was found before it finished a stage."""
-    new = not folder.exists()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
     except UserError:
         if new and not any(folder.glob(f"*/{RECORD}")):
             shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # another run may have come into a folder around it
+                for path in new[1:]:
+                    path.rmdir()
         raise
 
 
@@ -292,12 +306,15 @@ def launch(pipeline: Pipeline, node: Node, work: Work) -> dict[str, Any]:
                 child.terminate()
             child.wait()
     answer = read_json(result) if result.is_file() else {}
-    if "error" in answer:
-        kinds: dict[str, type[CompressorError]] = {k.__name__: k for k in (UserError, GateError, RunError)}
-        raise kinds.get(answer["kind"], RunError)(answer["error"])
-    if child.returncode or "info" not in answer:
-        tail = (work.scratch / "torchrun.log").read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise RunError(f"training on {pipeline.processes} processes failed:\n{tail}")
+    kinds: dict[str, type[CompressorError]] = {k.__name__: k for k in (UserError, GateError, RunError)}
+    if answer.get("kind") in kinds:
+        raise kinds[answer["kind"]](answer["error"])
+    if "info" not in answer:
+        first = next(iter(str(answer.get("error", "")).splitlines()), "")
+        reason = f"{answer['kind']}: {first}" if answer else f"exit code {child.returncode}"
+        raise RunError(
+            f"training on {pipeline.processes} processes failed ({reason}); {errors.name} says more"
+        )
     return dict(answer["info"])
 
 

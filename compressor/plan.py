@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.models.architecture import architecture_of
-from compressor.models.source import NewModel, folder_of
+from compressor.models.source import NewModel, TrainTokenizer, folder_of
 from compressor.models.structure import Structure
 from compressor.stages.chain import Node
+from compressor.tasks.schema import DatasetHub
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -29,6 +30,15 @@ def parameters_of(config: PretrainedConfig) -> int:
     positions = getattr(config, "max_position_embeddings", 512)
     embedding = getattr(config, "embedding_size", sizes.hidden)
     return (config.vocab_size + positions + 4) * embedding + Structure.dense(sizes).linear_weights()
+
+
+def sized(source: Any) -> Any:
+    """The model to be, with the vocabulary that its tokenizer will be trained to."""
+    if isinstance(source, NewModel) and isinstance(source.tokenizer, TrainTokenizer):
+        return source.model_copy(
+            update={"config": source.config | {"vocab_size": source.tokenizer.vocab_size}}
+        )
+    return source
 
 
 def disk_needed(pipeline: Pipeline, config: PretrainedConfig) -> int:
@@ -63,7 +73,7 @@ def plan(pipeline: Pipeline) -> dict[str, Any]:
     from compressor.models import checkpoint
 
     try:
-        config = checkpoint.peek(pipeline.recipe.model, offline=True)
+        config = checkpoint.peek(sized(pipeline.recipe.model), offline=True)
     except UserError:
         if isinstance(pipeline.recipe.model, NewModel) or folder_of(pipeline.recipe.model):
             raise
@@ -72,7 +82,7 @@ def plan(pipeline: Pipeline) -> dict[str, Any]:
         examples = pipeline.data.task.examples
         rows = {name: len(getattr(examples, name)) for name in ("train", "selection", "validation")}
     except UserError:
-        if not isinstance(pipeline.recipe.task.dataset, str):
+        if not isinstance(pipeline.recipe.task.dataset, str | DatasetHub):
             raise
         rows = None
     cores = usable_cores()

@@ -7,7 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-from compressor.errors import CompressorError
 from compressor.files import read_json, write_json
 
 
@@ -32,10 +31,10 @@ def main() -> int:
     node = pipeline.chain.node(job["node"])
     try:
         info = node.stage.run(pipeline.work(node, Path(job["folder"]), progress, rank))
-    except CompressorError as error:
+    except Exception as error:
         if rank == 0:
             write_json(Path(job["result"]), {"error": str(error), "kind": type(error).__name__})
-        return 1
+        raise
     if rank == 0:
         write_json(Path(job["result"]), {"info": info})
     return 0

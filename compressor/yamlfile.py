@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +93,7 @@ def parse_value(text: str) -> Any:
     try:
         return _parse(text, Path("--set")).value
     except yaml.YAMLError as error:
-        raise UserError(f"--set: {text!r}: {_explain(error, text)[1]}") from error
+        raise UserError(f"--set: {reprlib.repr(text)}: {_explain(error, text)[1]}") from error
 
 
 def _text(path: Path) -> str:

@@ -67,18 +67,11 @@ def measure(
     if processes < 2:
         raise UserError(f"an interval needs 2 processes or more, not {processes}; 8 give a good one")
     if reference not in models:
-        raise UserError(
-            f"the model to compare with, '{reference}', is not measured{suggest(reference, models)}"
-        )
+        near = suggest(reference, models)
+        raise UserError(f"the model to compare with, '{reference}', is not measured{near}")
     check_possible(models, cells)
     samples, conditions = [], []
     for number, cell in enumerate(cells):
-
-        def report(process: int, number: int = number, cell: Cell = cell) -> None:
-            if progress:
-                done = (number * processes + process) / (len(cells) * processes)
-                progress(f"timing {cell}: process {process + 1} of {processes}", done)
-
         job = Job(
             models=[str(path.resolve()) for path in models.values()],
             provider=cell.provider,
@@ -88,7 +81,8 @@ def measure(
             seed=seed,
             overrides=dict(overrides or {}),
         )
-        timed, seen = _time_cell(cell, tuple(models), job, processes, report)
+        share = _share(progress, number, len(cells))
+        timed, seen = _time_cell(cell, tuple(models), job, processes, share)
         samples.append(timed)
         conditions.append(seen)
     latency = {name: [_latency(timed, name, raw_dir) for timed in samples] for name in models}
@@ -125,13 +119,13 @@ def _shapes(cell: Cell, lengths: Sequence[int] | None) -> list[tuple[int, int]]:
 
 
 def _time_cell(
-    cell: Cell, models: tuple[str, ...], job: Job, processes: int, report: Callable[[int], None]
+    cell: Cell, models: tuple[str, ...], job: Job, processes: int, progress: Progress
 ) -> tuple[Samples, dict[str, Any]]:
     """Run `job` in `processes` processes, and watch what else the machine does meanwhile."""
     before = snapshot()
     results = []
     for process in range(processes):
-        report(process)
+        progress(f"timing {cell}: process {process + 1} of {processes}", process / processes)
         results.append(run_in_fresh_process(job.again(process)))
     seen = between(before, snapshot())
     count = len(models)
@@ -168,6 +162,16 @@ def check_possible(models: Mapping[str, Path], cells: Sequence[Cell]) -> None:
             f"{most} threads are to be timed, but only {usable_cores()} cores can be used here; "
             "lower benchmark.threads (bench: --threads), or measure where it will be served"
         )
+
+
+def _share(progress: Progress | None, number: int, count: int) -> Progress:
+    """Progress of cell `number` of `count`, told as progress of the whole."""
+
+    def tell(text: str, fraction: float) -> None:
+        if progress:
+            progress(text, (number + fraction) / count)
+
+    return tell
 
 
 def _latency(samples: Samples, model: str, raw_dir: Path | None) -> dict[str, Any]:

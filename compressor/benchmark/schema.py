@@ -31,7 +31,7 @@ class Cell:
     def __str__(self) -> str:
         """The cell in words, as shown while it is measured."""
         length = "real lengths" if self.sequence_length == DATA else f"{self.sequence_length} tokens"
-        threads = "" if self.provider == "cuda" else f", {self.threads} threads"
+        threads = "" if self.provider == "cuda" else f", {self.threads} thread{'s' * (self.threads > 1)}"
         return f"{self.provider}{threads}, batch {self.batch_size}, {length}, {self.part}"
 
     @property

@@ -71,6 +71,8 @@ def load(folder: str | Path, auto_class: str | None = None) -> PreTrainedModel:
     with _fitting(f"{folder / WEIGHTS} does not fit its config.json"):
         missing, unexpected = model.load_state_dict(weights, strict=False)
     tied = set(getattr(model, "_tied_weights_keys", None) or [])
+    # Older versions of transformers stored the constant position_ids.
+    unexpected = [k for k in unexpected if not k.endswith("position_ids")]
     wrong = [*(k for k in missing if k not in tied), *unexpected]
     if wrong:
         raise UserError(f"{folder / WEIGHTS} does not fit its config.json: {', '.join(wrong[:4])}")
@@ -120,12 +122,10 @@ def open_source(
             ignore_mismatched_sizes=True,
         )
     body = f"{model.base_model_prefix}."
-    for key, stored, wanted in info["mismatched_keys"]:
+    for key in info["mismatched_keys"]:
         if trained or key.startswith(body):
-            raise UserError(
-                f"{name}: {key} has the shape {tuple(stored)}, its config.json says {tuple(wanted)}; "
-                "the two are not of the same model"
-            )
+            shape = tuple(model.state_dict()[key].shape)
+            raise UserError(f"{name}: the weights of {key} are not {shape} as its config.json says")
     head_missing = [k for k in info["missing_keys"] if not k.endswith("position_ids")]
     body_missing = [k for k in head_missing if k.startswith(body) and "pooler" not in k]
     if body_missing:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -20,14 +21,23 @@ Outputs = dict[str, list[Array]]
 """Per output name, one array a feature: (labels,) or (length, ...) without padding."""
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
+Features = Sequence[Mapping[str, Any]]
 Runner = Callable[[Mapping[str, Tensor]], Mapping[str, Array]]
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
+def columns(features: Features, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Only these columns of `features` (a data set or a list), those that are there, as a list of rows."""
+    wanted, rows = set(names), features
+    if isinstance(features, Dataset):  # it decodes every column it has for every row it gives
+        rows = features.select_columns([n for n in features.column_names if n in wanted])
+    return [{k: v for k, v in row.items() if k in wanted} for row in rows]
+
+
 def collect_outputs(
     run: Runner,
-    features: Sequence[Mapping[str, Any]],
+    features: Features,
     collate: Collate,
     names: Sequence[str],
     progress: Progress,
@@ -35,7 +45,7 @@ def collect_outputs(
     title: str = "predict",
 ) -> Outputs:
     """What `run` makes of every feature, in the features' order; batches are of similar length."""
-    rows = [{k: v for k, v in row.items() if k in MODEL_INPUTS} for row in features]
+    rows = columns(features, MODEL_INPUTS)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
     found: dict[str, list[Any]] = {name: [None] * len(rows) for name in names}
     for start in range(0, len(order), batch_size):
@@ -54,8 +64,8 @@ def collect_outputs(
 
 
 def torch_runner(model: PreTrainedModel) -> Runner:
-    """Runs a PyTorch model (put into eval mode) on its own device."""
-    model.eval()
+    """Runs a PyTorch model, put into eval mode, on the GPU if there is one."""
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
     @torch.inference_mode()
     def run(inputs: Mapping[str, Tensor]) -> Mapping[str, Array]:

@@ -107,7 +107,7 @@ def _sublayer(layer: Layer | None, name: str, total: int) -> Text:
 
 
 def _facts(structure: Structure, info: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    yield "hidden", hidden_text(structure)
+    yield "width", hidden_text(structure)
     yield "density of the layers", percent(structure.density())
     writers: dict[str, Callable[[float | None], str]] = {
         "parameters": count_text,

@@ -46,4 +46,4 @@ class Quantize(Stage):
             return self.reduce_range
         from compressor.benchmark.machine import fingerprint
 
-        return not {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"} & set(fingerprint()["isa"])
+        return not {"avx512_vnni", "avx_vnni", "amx_int8", "dotprod"} & set(fingerprint()["isa"])

@@ -87,7 +87,7 @@ def judge(gates: GateKeys, results: dict[str, Any]) -> list[dict[str, Any]]:
             error = other["parity"]["max_abs_error"]
             passed = error <= gates.max_parity_error
             verdicts.append(_verdict("max_parity_error", gates.max_parity_error, error, passed, False, name))
-        elif gates.min_agreement is not None:
+        elif gates.min_agreement is not None and name == final:
             share = other["parity"]["agreement"]
             passed = share >= gates.min_agreement
             verdicts.append(_verdict("min_agreement", gates.min_agreement, share, passed, False, name))

@@ -23,6 +23,7 @@ class TaskContext:
 
     work: Work
     log: list[dict[str, float]] = field(default_factory=list)
+    runs: int = 0
 
     @property
     def folder(self) -> Path:
@@ -35,18 +36,19 @@ class TaskContext:
         return self.work.seed
 
     def train(self, model: PreTrainedModel, keys: TrainingKeys, part: Part | None = None) -> None:
-        """Train `model` in place on the training split; the log is at `self.log`."""
+        """Train `model` in place on the training split; the log grows at `self.log`."""
         from compressor.training.trainer import Run, train
 
         work = self.work
         features = work.features("train")
-        self.log = train(
+        self.runs += 1
+        self.log += train(
             model,
             Run(
                 keys,
                 features,
                 work.data.task.collate(work.tokenizer()),
-                work.scratch / "training",
+                work.scratch / f"training-{self.runs}",
                 work.seed,
                 work.progress,
                 teacher=teacher_outputs(work, keys.distill, features) if keys.distill else None,
@@ -98,7 +100,9 @@ def json_of_teacher(distill: Distill) -> Any:
 
 
 def _content(features: Any) -> str:
-    return digest([row["input_ids"] for row in features])
+    from compressor.models.outputs import columns
+
+    return digest([row["input_ids"] for row in columns(features, ["input_ids"])])
 
 
 def _teacher(work: Work, distill: Distill) -> tuple[Path | None, Any]:

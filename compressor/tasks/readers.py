@@ -90,7 +90,10 @@ def decode(path: Path, name: str, encoding: str) -> str:
     """The text of a file. Raises UserError naming the line that is not in `encoding`."""
     content = path.read_bytes()
     if b"\0" in content and not encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32")):
-        raise UserError(f"{name} holds NUL bytes: it is a binary file, or its encoding is not {encoding}")
+        raise UserError(
+            f"{name} holds NUL bytes: it is a binary file, or in another encoding than {encoding}: set "
+            "task.dataset.encoding (for example utf-16)"
+        )
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:

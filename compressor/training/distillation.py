@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compressor.models.outputs import Collate, Outputs
+from compressor.models.outputs import Collate, Features, Outputs
 
 PREFIX = "teacher_"
 FAR = -1e4
@@ -19,7 +19,7 @@ FAR = -1e4
 class WithTeacher:
     """Features with the teacher's outputs beside each."""
 
-    def __init__(self, features: Sequence[Mapping[str, Any]], outputs: Outputs | None) -> None:
+    def __init__(self, features: Features, outputs: Outputs | None) -> None:
         self.features = features
         self.outputs = outputs or {}
 

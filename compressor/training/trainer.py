@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from compressor.models.outputs import Collate, Outputs
+from compressor.models.outputs import Collate, Features, Outputs, columns
 from compressor.schema import Progress, TrainingKeys, steps_of
 from compressor.training.batches import LengthGrouped
 from compressor.training.distillation import PREFIX, WithTeacher, collate_with_teacher, distillation_loss
@@ -37,7 +36,7 @@ class Run:
     """Everything a training run needs besides the model. `folder` holds its checkpoints."""
 
     keys: TrainingKeys
-    features: Sequence[Mapping[str, Any]]
+    features: Features
     collate: Collate
     folder: Path
     seed: int
@@ -85,9 +84,8 @@ def newest_checkpoint(folder: Path) -> str | None:
 class _Trainer(Trainer):
     def __init__(self, model: PreTrainedModel, run: Run) -> None:
         self.run = run
-        self.sampler = LengthGrouped(
-            [len(r["input_ids"]) for r in run.features], run.keys.batch_size, run.seed
-        )
+        lengths = [len(row["input_ids"]) for row in columns(run.features, ["input_ids"])]
+        self.sampler = LengthGrouped(lengths, run.keys.batch_size, run.seed)
         if run.keys.freeze_embeddings:
             for name, parameter in model.base_model.named_parameters():
                 if name.startswith("embeddings"):

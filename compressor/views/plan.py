@@ -78,7 +78,7 @@ def _room(needed: int | None, free: int, beside: str) -> Text:
     if needed is None:
         return Text(UNKNOWN)
     text = f"about {_gigabytes(needed)}{beside} ({_gigabytes(free)} free)"
-    return Text(text, style="" if True else "bold red")
+    return Text(text, style="" if needed <= free else "bold red")
 
 
 def _gigabytes(size: int) -> str:

@@ -44,11 +44,12 @@ def shipped() -> list[Path]:
 
 
 def header(path: Path) -> str:
-    """The comment a recipe begins with, as one paragraph, without the line that says how to run it."""
+    """The first sentence of the comment a recipe begins with, after the line that says how to run it."""
     text = path.read_text(encoding="utf-8")
     comment = re.match(r"(?:#.*\n)*", text)
     lines = [line.lstrip("# ").strip() for line in comment.group().splitlines()] if comment else []
-    return " ".join(line for line in lines if line and not line.startswith("compressor run"))
+    words = " ".join(line for line in lines if line and not line.startswith("compressor run"))
+    return re.split(r"(?<=\.)\s(?=[A-Z])", words)[0]
 
 
 def stage_name(item: dict[str, Any]) -> str:

@@ -38,8 +38,8 @@ def test_rows_raw_samples_and_conditions(models, tmp_path):
         **SHORT,
     )
     assert heard == [
-        ("timing cpu, 1 threads, batch 2, 64 tokens, forward: process 1 of 2", 0.0),
-        ("timing cpu, 1 threads, batch 2, 64 tokens, forward: process 2 of 2", 0.5),
+        ("timing cpu, 1 thread, batch 2, 64 tokens, forward: process 1 of 2", 0.0),
+        ("timing cpu, 1 thread, batch 2, 64 tokens, forward: process 2 of 2", 0.5),
     ]
     (row,) = found.latency["fast"]
     assert row.items() >= CELL.keys().items()

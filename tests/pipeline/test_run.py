@@ -51,6 +51,16 @@ def test_what_a_run_leaves(whole: Path) -> None:
     assert structure_of(small).to_json() == pruned["structure"]
 
 
+def test_an_artifact_loads_with_optimum(whole: Path) -> None:
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(whole / "artifact")
+    model = ORTModelForSequenceClassification.from_pretrained(whole / "artifact")
+    answers = model(**tokenizer(["red and green paint", "one two three"], return_tensors="pt", padding=True))
+    assert [model.config.id2label[int(i)] for i in answers.logits.argmax(-1)] == ["colours", "numbers"]
+
+
 def test_a_second_run_repeats_no_stage(recipe: Path, whole: Path) -> None:
     before = {name: (whole / name / "stage.json").stat().st_mtime_ns for name in STAGES}
     printed = finish(start(recipe, whole))

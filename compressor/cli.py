@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the recipe")
 ]
 Output = Annotated[Path | None, typer.Option(help="the run's folder (default: runs/<name>)")]
+INTERRUPTED = "interrupted; the same command goes on where it stopped"
 
 
 def out(*values: Any) -> None:
@@ -64,7 +66,9 @@ def run(
     from compressor.log import log_to
 
     pipeline = _pipeline(recipe, sets, output, nproc)
-    results = pipeline.run(start, fresh, started=lambda: log_to(pipeline.output / "run.log"))
+    with ExitStack() as logs:
+        log = log_to(pipeline.output / "run.log")
+        results = pipeline.run(start, fresh, started=lambda: logs.enter_context(log))
     from compressor.report.console import summary_table
     from compressor.report.verdict import verdict
     from compressor.results import passed
@@ -261,11 +265,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program and return its exit code (see `errors`); one clear message instead of a traceback."""
     command = typer.main.get_command(app)
     try:
-        return int(command.main(arguments, prog_name="compressor", standalone_mode=False) or 0)
+        code = int(command.main(arguments, prog_name="compressor", standalone_mode=False) or 0)
+        return _fail(INTERRUPTED, code) if code == 130 else code
     except CompressorError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on where it stopped", 130)
+        return _fail(INTERRUPTED, 130)
     except Exception as error:
         return _unexpected(error)
 
@@ -278,7 +283,7 @@ def _unexpected(error: Exception) -> int:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
     kind = {c.__name__ for c in type(error).__mro__}
     if "Abort" in kind:
-        return _fail("interrupted; the same command goes on where it stopped", 130)
+        return _fail(INTERRUPTED, 130)
     if "ClickException" in kind:  # typer carries its own click, or depends on it: known by name in both cases
         message = error.format_message()  # type: ignore[attr-defined]
         return _fail(message or f"see `compressor {' '.join(sys.argv[1:2])} --help`", 2)

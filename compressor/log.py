@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -23,8 +25,9 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def log_to(path: Path) -> logging.Handler:
-    """Write everything that is logged from now on to `path` too."""
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Write everything that is logged in the meantime to `path` too."""
     logging.raiseExceptions = False  # a full disk is said once, not by a traceback a line
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
@@ -32,4 +35,9 @@ def log_to(path: Path) -> logging.Handler:
     root = logging.getLogger()
     root.addHandler(handler)
     logging.getLogger("compressor").setLevel(logging.INFO)
-    return handler
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        with suppress(OSError):
+            handler.close()

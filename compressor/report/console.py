@@ -107,7 +107,7 @@ def _sublayer(layer: Layer | None, name: str, total: int) -> Text:
 
 
 def _facts(structure: Structure, info: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    yield "width", hidden_text(structure)
+    yield "hidden width", hidden_text(structure).removeprefix("hidden width ")
     yield "density of the layers", percent(structure.density())
     writers: dict[str, Callable[[float | None], str]] = {
         "parameters": count_text,

@@ -56,7 +56,7 @@ def test_inspect(results: dict) -> None:
     assert "2 absent constant" in rows
     assert "4 layer removed layer removed" in rows
     assert "5 ████░░░░░░░░ 4 of 12 █░░░░░░░░░░░ 40 of 1,536" in rows
-    assert "hidden hidden width 352 of 384" in rows
+    assert "hidden width 352 of 384" in rows
     assert "parameters 15.4 M" in rows
     assert "size 15.8 MB" in rows
     assert "operators MatMul 9, Add 3" in rows

@@ -91,7 +91,7 @@ class Pipeline:
 
         Raises:
             UserError: something in the recipe cannot be met here; found before the first stage, nothing is left.
-            RunError: the output folder is in use.
+            RunError: the output folder is in use, or the disk is full.
             GateError: a verification failed on the way (gates are judged in the results, not raised).
         """
         from compressor.preflight import check_everything

@@ -5,8 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from compressor.tasks.base import Examples
+from compressor.tasks.reference import classification
 from tests.cli.refusals import Call, refused
 
 RECIPE = """\
@@ -254,3 +257,8 @@ def test_a_folder_in_the_place_of_a_hub_data_set(run: Run) -> None:
     run({}, "'squad' is a folder here: write ./squad if it is the data set", dataset="squad")
     run({}, "there is no folder ./gone", dataset="./gone")
     run({}, "cannot load './squad'", dataset="./squad")
+
+
+def test_texts_without_words_have_no_bag_of_words() -> None:
+    frame = pd.DataFrame({"text": ["!!!", "?", "..."], "label": [0, 1, 1]})
+    assert classification(Examples(frame, frame, frame)) == {"largest_class": 2 / 3}

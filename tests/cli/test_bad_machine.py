@@ -52,7 +52,7 @@ def recipe(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
-    """The folder of a earlier run, beside its recipe."""
+    """The folder of an earlier run, beside its recipe."""
     folder = tmp_path_factory.mktemp("earlier")
     assert main(["run", str(write_recipe(folder, tiny)), "--output", str(folder / "run")]) == 0
     return folder / "run"
@@ -167,7 +167,7 @@ def larger_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fills_up(call: Call, recipe: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """A run that ends on a full disk: exit 1, one message, no stage half-written. The stages it earlier."""
+    """A run that ends on a full disk: exit 1, one message, no stage half-written. The stages it finished."""
     monkeypatch.setattr("compressor.plan.free_disk", lambda folder: 10**12)
     said = call("run", recipe, "--output", disk / "run")
     assert said.code == 1

@@ -318,3 +318,12 @@ def test_a_sliced_model_with_weights_of_another_structure(run: Run, sliced: Path
     checkpoint.save(tiny_model("bert"), sliced.with_name("dense"))
     shutil.copy(sliced.with_name("dense") / "model.safetensors", sliced)
     run("./model", "model.safetensors does not fit its config.json")
+
+
+def test_plan_refuses_local_models_too(call: Call, run: Run, folder: Path) -> None:
+    pickled(folder)
+    run("./model", "holds pickled weights")  # writes the recipe
+    refused(call, folder.parent, ["plan", "recipe.yaml"], "holds pickled weights (pytorch_model.bin)")
+    refused(call, folder.parent, ["plan", "recipe.yaml", "--set", "model=./gone"], "no model folder at gone")
+    sets = ["--set", "model={config: {model_type: gpt2}}"]
+    refused(call, folder.parent, ["plan", "recipe.yaml", *sets], "model family 'gpt2' is not supported")

@@ -1,9 +1,14 @@
 """Recipes that are refused: every mistake with its line, its key, what is allowed, and nothing left behind."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from compressor.recipe import RecipeError, parse
+from compressor.yamlfile import Document
 from tests.cli.refusals import Call, everything_in, lines_of, refused
 
 # The tests below count on these line numbers.
@@ -299,3 +304,69 @@ ARGUMENTS = {
 def test_arguments_gone_wrong(call: Call, here: Path, arguments: list[object], words: str) -> None:
     write(GOOD)
     refused(call, here, arguments, words)
+
+
+FULL: dict[str, Any] = {
+    "name": "tiny",
+    "model": {"config": {"model_type": "bert"}, "tokenizer": {"train": "wordpiece", "vocab_size": 300}},
+    "task": {
+        "type": "text-classification",
+        "dataset": {"train": "a.csv", "validation": "b.csv", "format": "csv", "header": False, "encoding": "utf-8"},
+        "columns": {"text": 0, "label": 1},
+        "selection": {"fraction": 0.1},
+        "max_length": 16,
+        "limit": {"train": 10},
+        "metric": "f1",
+        "labels": ["a", "b"],
+    },
+    "seed": 1,
+    "stages": [
+        {"finetune": {"id": "teacher", "epochs": 1.0, "warmup": 0.1}},
+        {"prune": {"method": "movement", "attention_block": [8, 8], "distill": {"teacher": "teacher"}}},
+        {"slice": {}},
+        {"finetune": {"fill": 0.01, "distill": {"teacher": {"model": "./model"}, "alpha": 0.5}}},
+        {"export": {"opset": 18}},
+        {"quantize": {"operators": ["MatMul"], "reduce_range": "auto"}},
+    ],
+    "baseline": "teacher",
+    "benchmark": {"providers": ["cpu"], "threads": [1]},
+    "gates": {"min_speedup": {"value": 2, "variant": "final"}, "max_metric_drop": 0.1},
+    "release": "all",
+}  # fmt: skip
+ODD = (
+    None,
+    True,
+    -1,
+    0.5,
+    10**30,
+    "",
+    "x",
+    "~/y",
+    [],
+    [None],
+    [[1]],
+    {},
+    {"x": 1},
+    {"model": None},
+    {"hub": 1},
+)
+
+
+def with_odd_values(value: Any) -> Iterator[Any]:
+    """Copies of `value`, in each of which one part is something odd."""
+    yield from ODD
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        for odd in with_odd_values(part):
+            copy = value.copy()
+            copy[key] = odd
+            yield copy
+
+
+def test_no_value_in_any_place_is_more_than_bad_input() -> None:
+    parse(Document(Path("r.yaml"), FULL))
+    for recipe in with_odd_values(FULL):
+        document = Document(Path("r.yaml"), recipe)
+        if isinstance(recipe, dict):  # else the reader refuses it
+            with suppress(RecipeError):
+                parse(document)

@@ -40,15 +40,15 @@ def out(*values: Any) -> None:
         console.print(value, highlight=False, soft_wrap=plain, markup=not plain)
 
 
-def _pipeline(recipe: Path, sets: list[str] | None, output: Path | None, processes: int = 1) -> Any:
+def _project(recipe: Path, sets: list[str] | None, output: Path | None, processes: int = 1) -> Any:
     from compressor.log import quiet_libraries
 
     quiet_libraries()
-    from compressor.pipeline import Pipeline
+    from compressor.project import Project
     from compressor.recipe import load_recipe
 
     loaded = load_recipe(recipe, sets or [])
-    return Pipeline(loaded, output or Path("runs") / loaded.recipe.name, processes=processes)
+    return Project(loaded, output or Path("runs") / loaded.recipe.name, processes=processes)
 
 
 @app.command()
@@ -63,12 +63,13 @@ def run(
     nproc: Annotated[int, typer.Option(min=1, help="processes that train together")] = 1,
 ) -> None:
     """Run a recipe: fine-tune, prune, slice, export, quantize, measure, gate."""
+    project = _project(recipe, sets, output, nproc)
     from compressor.log import log_to
+    from compressor.pipeline import run_recipe
 
-    pipeline = _pipeline(recipe, sets, output, nproc)
     with ExitStack() as logs:
-        log = log_to(pipeline.output / "run.log")
-        results = pipeline.run(start, fresh, started=lambda: logs.enter_context(log))
+        log = log_to(project.output / "run.log")
+        results = run_recipe(project, start, fresh, started=lambda: logs.enter_context(log))
     from compressor.report.console import summary_table
     from compressor.report.verdict import verdict
     from compressor.results import passed
@@ -77,9 +78,9 @@ def run(
     for name, value in results["task"]["reference_points"].items():
         out(f"reference point {name.replace('_', ' ')}: {value:.4f}")
     out(verdict(results))
-    good = passed(results, pipeline.recipe.gates.on_noise)
-    where = pipeline.output / ("artifact" if good else f"rejected/{results['final']}")
-    out(f"{'artifact' if good else 'refused'}: {where}", f"report: {pipeline.output / 'report.html'}")
+    good = passed(results, project.recipe.gates.on_noise)
+    where = project.output / ("artifact" if good else f"rejected/{results['final']}")
+    out(f"{'artifact' if good else 'refused'}: {where}", f"report: {project.output / 'report.html'}")
     if not good:
         missed = [
             g["name"] + (" (inconclusive)" if g["inconclusive"] else "")
@@ -93,11 +94,11 @@ def run(
 def plan(recipe: RecipePath, sets: Sets = None, output: Output = None) -> None:
     """Show what a run would do, offline: stages, data, shapes, time, disk, memory."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    pipeline = _pipeline(recipe, sets, output)
+    project = _project(recipe, sets, output)
     from compressor.plan import plan as make_plan
     from compressor.views.plan import plan_view
 
-    out(*plan_view(make_plan(pipeline)))
+    out(*plan_view(make_plan(project)))
 
 
 @app.command()
@@ -158,10 +159,10 @@ def evaluate(
     sets: Sets = None,
 ) -> None:
     """Task metrics of a checkpoint folder (by PyTorch) or an artifact (by onnxruntime)."""
-    pipeline = _pipeline(recipe, sets, None)
+    project = _project(recipe, sets, None)
     from compressor.views.evaluate import evaluate_model
 
-    out(evaluate_model(pipeline, model))
+    out(evaluate_model(project, model))
 
 
 @app.command()

@@ -15,7 +15,7 @@ from compressor.tasks.schema import DatasetHub
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from compressor.pipeline import Pipeline
+    from compressor.project import Project
 
 FLOAT_BYTES = 4
 TRAINING_COPIES = 4
@@ -41,10 +41,10 @@ def sized(source: Any) -> Any:
     return source
 
 
-def disk_needed(pipeline: Pipeline, config: PretrainedConfig) -> int:
+def disk_needed(project: Project, config: PretrainedConfig) -> int:
     """Bytes of all stages' outputs (artifacts share their files) and one training checkpoint."""
     model = parameters_of(config) * FLOAT_BYTES
-    return model * (len(pipeline.chain.nodes) + TRAINING_COPIES)
+    return model * (len(project.chain.nodes) + TRAINING_COPIES)
 
 
 def free_disk(folder: Path) -> int:
@@ -54,52 +54,50 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def training_seconds(
-    pipeline: Pipeline, node: Node, config: PretrainedConfig, rows: int, cores: int
-) -> float:
+def training_seconds(project: Project, node: Node, config: PretrainedConfig, rows: int, cores: int) -> float:
     """Rough time of a training stage on `cores` CPU cores: forward and backward at half of max_length."""
     keys = node.stage.training
     if keys is None:
         return 0.0
     dense = Structure.dense(architecture_of(config).sizes(config))
-    length = max(8, pipeline.recipe.task.max_length // 2)
+    length = max(8, project.recipe.task.max_length // 2)
     return 3 * keys.epochs * rows * dense.flops(1, length) / (TRAINING_SPEED * cores)
 
 
-def plan(pipeline: Pipeline) -> dict[str, Any]:
+def plan(project: Project) -> dict[str, Any]:
     """Stages with their state, and what the run will need; `None` where it is unknown until downloaded."""
     from compressor.benchmark.machine import usable_cores
     from compressor.errors import UserError
     from compressor.models import checkpoint
 
     try:
-        config = checkpoint.peek(sized(pipeline.recipe.model), offline=True)
+        config = checkpoint.peek(sized(project.recipe.model), offline=True)
     except UserError:
-        if isinstance(pipeline.recipe.model, NewModel) or folder_of(pipeline.recipe.model):
+        if isinstance(project.recipe.model, NewModel) or folder_of(project.recipe.model):
             raise
         config = None
     try:
-        examples = pipeline.data.task.examples
+        examples = project.data.task.examples
         rows = {name: len(getattr(examples, name)) for name in ("train", "selection", "validation")}
     except UserError:
-        if not isinstance(pipeline.recipe.task.dataset, str | DatasetHub):
+        if not isinstance(project.recipe.task.dataset, str | DatasetHub):
             raise
         rows = None
     cores = usable_cores()
     stages = []
-    for node in pipeline.chain.nodes:
-        seconds = training_seconds(pipeline, node, config, rows["train"], cores) if config and rows else None
-        cached = seconds is not None and pipeline.cached(node) is not None
+    for node in project.chain.nodes:
+        seconds = training_seconds(project, node, config, rows["train"], cores) if config and rows else None
+        cached = seconds is not None and project.cached(node) is not None
         stages.append({"id": node.name, "from": list(node.inputs), "cached": cached, "seconds": seconds})
     return {
-        "name": pipeline.recipe.name,
-        "output": str(pipeline.output),
+        "name": project.recipe.name,
+        "output": str(project.output),
         "stages": stages,
         "rows": rows,
-        "baseline": pipeline.chain.baseline,
-        "variants": list(pipeline.chain.variants),
+        "baseline": project.chain.baseline,
+        "variants": list(project.chain.variants),
         "sizes": architecture_of(config).sizes(config) if config else None,
         "parameters": parameters_of(config) if config else None,
-        "disk_bytes": disk_needed(pipeline, config) if config else None,
+        "disk_bytes": disk_needed(project, config) if config else None,
         "memory_bytes": parameters_of(config) * FLOAT_BYTES * TRAINING_COPIES if config else None,
     }

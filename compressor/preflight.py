@@ -18,10 +18,10 @@ from compressor.stages.prune import Prune
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from compressor.pipeline import Pipeline
+    from compressor.project import Project
 
 
-def check_everything(pipeline: Pipeline) -> None:
+def check_everything(project: Project) -> None:
     """Check folder, machine, model, data, heads, tokenizers, lengths and room.
 
     Raises:
@@ -30,17 +30,17 @@ def check_everything(pipeline: Pipeline) -> None:
     """
     from compressor.models import checkpoint
 
-    check_output(pipeline.output)
-    check_machine(pipeline)
-    config = checkpoint.peek(pipeline.recipe.model)
-    teachers = {name: checkpoint.peek(name) for name in outside_teachers(pipeline)}
-    for stage in pipeline.recipe.stages:
+    check_output(project.output)
+    check_machine(project)
+    config = checkpoint.peek(project.recipe.model)
+    teachers = {name: checkpoint.peek(name) for name in outside_teachers(project)}
+    for stage in project.recipe.stages:
         if isinstance(stage, Prune):
             stage.pruner.check(config)
-    check_heads(pipeline, config, teachers)
-    check_tokenizers(pipeline, config, list(teachers))
-    check_lengths(pipeline, config)
-    check_disk(pipeline, config)
+    check_heads(project, config, teachers)
+    check_tokenizers(project, config, list(teachers))
+    check_lengths(project, config)
+    check_disk(project, config)
 
 
 def check_output(folder: Path) -> None:
@@ -57,17 +57,17 @@ def check_output(folder: Path) -> None:
         )
 
 
-def check_machine(pipeline: Pipeline) -> None:
+def check_machine(project: Project) -> None:
     """Providers, threads and processes that the recipe asks for."""
-    keys = pipeline.recipe.benchmark
+    keys = project.recipe.benchmark
     for provider in keys.providers:
         check_provider(provider)
     most, have = max(keys.threads), usable_cores()
     if "cpu" in keys.providers and most > have:
         raise UserError(f"benchmark.threads asks for {most}, this machine has {have} cores; lower it")
-    stages = pipeline.recipe.stages
+    stages = project.recipe.stages
     for name, stage in zip(stage_ids(stages), stages, strict=True):
-        training, processes = stage.training, pipeline.processes if stage.trains else 1
+        training, processes = stage.training, project.processes if stage.trains else 1
         if training and training.batch_size % (training.gradient_accumulation * processes):
             raise UserError(
                 f"stages.{name}.batch_size {training.batch_size} is no multiple of --nproc {processes} x "
@@ -75,22 +75,22 @@ def check_machine(pipeline: Pipeline) -> None:
             )
 
 
-def outside_teachers(pipeline: Pipeline) -> list[str]:
+def outside_teachers(project: Project) -> list[str]:
     """Models that are distilled from and are no stage of the run."""
-    trainings = [stage.training for stage in pipeline.recipe.stages if stage.training]
+    trainings = [stage.training for stage in project.recipe.stages if stage.training]
     teachers = [keys.distill.teacher for keys in trainings if keys.distill]
     return list(dict.fromkeys(t.model for t in teachers if isinstance(t, TeacherModel)))
 
 
-def check_heads(pipeline: Pipeline, config: PretrainedConfig, teachers: dict[str, PretrainedConfig]) -> None:
+def check_heads(project: Project, config: PretrainedConfig, teachers: dict[str, PretrainedConfig]) -> None:
     """The baseline's head and every teacher's is trained for the task and its labels."""
     from compressor.models.checkpoint import head_fits
 
-    recipe, auto_class = pipeline.recipe, pipeline.data.kind.auto_class
-    wanted = pipeline.data.task.model_config()
+    recipe, auto_class = project.recipe, project.data.kind.auto_class
+    wanted = project.data.task.model_config()
     trained = head_fits(config, auto_class, wanted) and not isinstance(recipe.model, NewModel)
     name = describe(recipe.model)
-    if pipeline.chain.baseline == MODEL and not trained:
+    if project.chain.baseline == MODEL and not trained:
         raise UserError(
             f"the baseline would be '{name}', whose head is not trained for this task: put a "
             "`finetune` before the first `prune`, or name a trained model"
@@ -105,14 +105,14 @@ def check_heads(pipeline: Pipeline, config: PretrainedConfig, teachers: dict[str
         )
 
 
-def check_tokenizers(pipeline: Pipeline, config: PretrainedConfig, teachers: list[str]) -> None:
+def check_tokenizers(project: Project, config: PretrainedConfig, teachers: list[str]) -> None:
     """The model's tokenizer opens, serves the task and fits the embeddings; a teacher's is the same."""
     from compressor.stages.open import tokenizer_of
 
-    recipe, kind = pipeline.recipe, pipeline.data.kind
+    recipe, kind = project.recipe, project.data.kind
     tokenizer = tokenizer_of(recipe.model, kind)
     if tokenizer:
-        pipeline.data.task.check_tokenizer(tokenizer)
+        project.data.task.check_tokenizer(tokenizer)
         if not isinstance(recipe.model, NewModel) and len(tokenizer) > config.vocab_size:
             raise UserError(
                 f"the tokenizer of '{describe(recipe.model)}' has {len(tokenizer)} tokens, its model "
@@ -125,23 +125,23 @@ def check_tokenizers(pipeline: Pipeline, config: PretrainedConfig, teachers: lis
             )
 
 
-def check_lengths(pipeline: Pipeline, config: PretrainedConfig) -> None:
+def check_lengths(project: Project, config: PretrainedConfig) -> None:
     """No text that is trained on or timed is longer than the model reads."""
     most = architecture_of(config).longest(config)
-    asked = {"task.max_length": pipeline.recipe.task.max_length}
-    asked["benchmark.sequence_lengths"] = max(pipeline.recipe.benchmark.sequence_lengths)
+    asked = {"task.max_length": project.recipe.task.max_length}
+    asked["benchmark.sequence_lengths"] = max(project.recipe.benchmark.sequence_lengths)
     for key, length in asked.items():
         if most and length > most:
             raise UserError(f"{key} asks for {length} tokens, the model reads at most {most}; lower it")
 
 
-def check_disk(pipeline: Pipeline, config: PretrainedConfig) -> None:
+def check_disk(project: Project, config: PretrainedConfig) -> None:
     """Enough room for every stage's checkpoint and every artifact."""
     from compressor.plan import disk_needed, free_disk
 
-    needed, free = disk_needed(pipeline, config), free_disk(pipeline.output)
+    needed, free = disk_needed(project, config), free_disk(project.output)
     if needed > free:
         raise RunError(
-            f"no space left: the run needs about {needed / 1e6:,.0f} MB in {pipeline.output}, "
+            f"no space left: the run needs about {needed / 1e6:,.0f} MB in {project.output}, "
             f"{free / 1e6:,.0f} MB are free; make room or give another --output"
         )

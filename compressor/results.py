@@ -18,26 +18,26 @@ from compressor.stages.package import package, verify
 from compressor.stages.release import judge
 
 if TYPE_CHECKING:
-    from compressor.pipeline import Pipeline
+    from compressor.project import Project
 
 SCHEMA_VERSION = 1
 SIZES = ("parameters", "body_parameters", "nonzero_density", "sliced_density", "structure")
 
 
-def finish(pipeline: Pipeline, stages: list[dict[str, Any]]) -> dict[str, Any]:
+def finish(project: Project, stages: list[dict[str, Any]]) -> dict[str, Any]:
     """Everything that follows the stages; returns (and writes) the results."""
     from compressor.benchmark.machine import fingerprint, machine_key
     from compressor.report.page import write_report
 
     machine = fingerprint()
     records = {row["id"]: row for row in stages}
-    variants = {name: _variant(pipeline, name, records) for name in pipeline.chain.variants}
-    results = _head(pipeline, machine, stages) | {"variants": variants}
-    _latency(pipeline, results, machine_key(machine))
-    results["gates"] = judge(pipeline.recipe.gates, results)
-    _package(pipeline, results)
-    write_json(pipeline.output / "results.json", results)
-    write_report(results, pipeline.output)
+    variants = {name: _variant(project, name, records) for name in project.chain.variants}
+    results = _head(project, machine, stages) | {"variants": variants}
+    _latency(project, results, machine_key(machine))
+    results["gates"] = judge(project.recipe.gates, results)
+    _package(project, results)
+    write_json(project.output / "results.json", results)
+    write_report(results, project.output)
     return results
 
 
@@ -46,14 +46,14 @@ def passed(results: dict[str, Any], on_noise: str) -> bool:
     return all(g["passed"] or (g["inconclusive"] and on_noise == "warn") for g in results["gates"])
 
 
-def _head(pipeline: Pipeline, machine: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, Any]:
-    recipe, data = pipeline.recipe, pipeline.data
+def _head(project: Project, machine: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, Any]:
+    recipe, data = project.recipe, project.data
     examples = data.task.examples
     return {
         "schema_version": SCHEMA_VERSION,
         "name": recipe.name,
-        "recipe": pipeline.loaded.data,
-        "command": _command(pipeline),
+        "recipe": project.loaded.data,
+        "command": _command(project),
         "seed": recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": machine | {"git_revision": _git_revision()},
@@ -65,7 +65,7 @@ def _head(pipeline: Pipeline, machine: dict[str, Any], stages: list[dict[str, An
             "reference_points": data.task.reference_points(),
         },
         "baseline": "dense_fp32",
-        "final": pipeline.chain.final,
+        "final": project.chain.final,
         "stages": [
             {k: row[k] for k in ("id", "verb", "seconds", "peak_rss_bytes", "cached")} for row in stages
         ],
@@ -75,27 +75,27 @@ def _head(pipeline: Pipeline, machine: dict[str, Any], stages: list[dict[str, An
     }
 
 
-def _command(pipeline: Pipeline) -> str:
+def _command(project: Project) -> str:
     """The command that makes this run again."""
-    words = ["compressor", "run", str(pipeline.loaded.path)]
-    words += [word for override in pipeline.loaded.overrides for word in ("--set", override)]
-    if pipeline.output != Path("runs") / pipeline.recipe.name:
-        words += ["--output", str(pipeline.output)]
+    words = ["compressor", "run", str(project.loaded.path)]
+    words += [word for override in project.loaded.overrides for word in ("--set", override)]
+    if project.output != Path("runs") / project.recipe.name:
+        words += ["--output", str(project.output)]
     return shlex.join(words)
 
 
-def _variant(pipeline: Pipeline, name: str, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    node = pipeline.chain.node(pipeline.chain.variants[name])
-    folder = pipeline.output / node.name
+def _variant(project: Project, name: str, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    node = project.chain.node(project.chain.variants[name])
+    folder = project.output / node.name
     info = records[node.name]["info"]
     sized = info if "parameters" in info else records[node.inputs[0]]["info"]
     key = digest(
-        [pipeline.keys[node.name], json_of(pipeline.recipe.task), evaluate.VERSION, pipeline.training_data]
+        [project.keys[node.name], json_of(project.recipe.task), evaluate.VERSION, project.training_data]
     )
-    with pipeline.display.stage(f"evaluate {name}") as progress:
-        measured = evaluate.measure_accuracy(pipeline.data, folder, _measured(pipeline, name), key, progress)
+    with project.display.stage(f"evaluate {name}") as progress:
+        measured = evaluate.measure_accuracy(project.data, folder, _measured(project, name), key, progress)
     made = {
-        "metric": evaluate.metric_of(pipeline.data, measured),
+        "metric": evaluate.metric_of(project.data, measured),
         "metrics": measured["metrics"],
         "precision": info["precision"],
         **{k: sized[k] for k in SIZES},
@@ -104,33 +104,33 @@ def _variant(pipeline: Pipeline, name: str, records: dict[str, dict[str, Any]]) 
     }
     if name != "dense_fp32":
         made["metric_drop"] = evaluate.metric_drop(
-            pipeline.data, _measured(pipeline, "dense_fp32"), _measured(pipeline, name)
+            project.data, _measured(project, "dense_fp32"), _measured(project, name)
         )
     if info["precision"] == "fp32":
         made["parity"] = info["parity"] | {"agreement": None}
     else:
         sibling = f"{name.rpartition('_')[0]}_fp32"
-        made["parity"] = evaluate.agreement(_measured(pipeline, name), _measured(pipeline, sibling))
+        made["parity"] = evaluate.agreement(_measured(project, name), _measured(project, sibling))
     return made
 
 
-def _latency(pipeline: Pipeline, results: dict[str, Any], machine: str) -> None:
+def _latency(project: Project, results: dict[str, Any], machine: str) -> None:
     from compressor.stages.benchmark import measure_latency
 
-    task = pipeline.data.task
-    variants = pipeline.chain.variants
-    folders = {name: pipeline.output / node for name, node in variants.items()}
+    task = project.data.task
+    variants = project.chain.variants
+    folders = {name: project.output / node for name, node in variants.items()}
     from compressor.stages.base import open_tokenizer
 
-    tokenizer = open_tokenizer(folders["dense_fp32"], pipeline.data.kind)
+    tokenizer = open_tokenizer(folders["dense_fp32"], project.data.kind)
     lengths = [len(ids) for ids in task.features(task.examples.validation, tokenizer)["input_ids"]]
-    with pipeline.display.stage("benchmark") as progress:
+    with project.display.stage("benchmark") as progress:
         measured = measure_latency(
-            pipeline.recipe.benchmark,
+            project.recipe.benchmark,
             folders,
             "dense_fp32",
             lengths,
-            pipeline.output / "measurements" / "latency",
+            project.output / "measurements" / "latency",
             machine,
             progress,
         )
@@ -140,28 +140,28 @@ def _latency(pipeline: Pipeline, results: dict[str, Any], machine: str) -> None:
     results["conditions"] = measured["conditions"]
 
 
-def _package(pipeline: Pipeline, results: dict[str, Any]) -> None:
+def _package(project: Project, results: dict[str, Any]) -> None:
     """Every variant into artifacts/, the released one into artifact/; what a gate refused into rejected/."""
-    output = pipeline.output
-    released = pipeline.recipe.release
+    output = project.output
+    released = project.recipe.release
     chosen = results["final"] if released == "final" else released
-    good = passed(results, pipeline.recipe.gates.on_noise)
+    good = passed(results, project.recipe.gates.on_noise)
     for name in ("artifacts", "artifact", "rejected"):
         shutil.rmtree(output / name, ignore_errors=True)
-    for name, node in pipeline.chain.variants.items():
+    for name, node in project.chain.variants.items():
         refused = not good and name == results["final"]
         target = output / ("rejected" if refused else "artifacts") / name
-        with pipeline.display.stage(f"package {name}") as progress:
+        with project.display.stage(f"package {name}") as progress:
             progress("package", 0.0)
-            package(results, name, output / node, target, pipeline.data, pipeline.recipe.model)
+            package(results, name, output / node, target, project.data, project.recipe.model)
             verify(target)
     if good and chosen != "all":
         shutil.copytree(output / "artifacts" / chosen, output / "artifact")
         verify(output / "artifact")
 
 
-def _measured(pipeline: Pipeline, variant: str) -> Path:
-    folder: Path = pipeline.output / "measurements" / variant
+def _measured(project: Project, variant: str) -> Path:
+    folder: Path = project.output / "measurements" / variant
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -21,11 +21,11 @@ from compressor.views.tables import table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from compressor.pipeline import Pipeline
+    from compressor.project import Project
     from compressor.schema import Progress
 
 
-def evaluate_model(pipeline: Pipeline, model: Path) -> Group:
+def evaluate_model(project: Project, model: Path) -> Group:
     """Score the model in folder `model` on the validation split of the recipe's task.
 
     Raises:
@@ -33,10 +33,10 @@ def evaluate_model(pipeline: Pipeline, model: Path) -> Group:
     """
     if not has_graph(model) and not has_config(model):
         raise not_a_model(model, "a checkpoint folder (config.json) or an artifact (model.onnx)")
-    data = pipeline.data
+    data = project.data
     check_head(data, model)
     tokenizer_beside(model, data.kind)
-    with pipeline.display.stage("evaluate") as progress:
+    with project.display.stage("evaluate") as progress:
         if has_graph(model):
             runtime, rows = f"onnxruntime {version('onnxruntime')}", evaluate_onnx(data, model, progress)[1]
         else:

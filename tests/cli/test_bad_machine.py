@@ -222,7 +222,7 @@ def test_what_else_goes_wrong_is_one_line_too(
     def fail(_: object) -> None:
         raise error
 
-    monkeypatch.setattr("compressor.preflight.check_everything", fail)
+    monkeypatch.setattr("compressor.pipeline.check_everything", fail)
     refused(call, recipe.parent, ["run", recipe], words, code=1)
 
 
@@ -230,7 +230,7 @@ def test_ctrl_c(call: Call, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("compressor.preflight.check_everything", interrupt)
+    monkeypatch.setattr("compressor.pipeline.check_everything", interrupt)
     refused(call, recipe.parent, ["run", recipe], "interrupted; the same command goes on", code=130)
 
 

@@ -1,0 +1,126 @@
+"""A recipe and the folder of its run: what there is to do, what is done, and what each stage works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from compressor.display import Display
+from compressor.files import digest, read_json, sha256
+from compressor.models.source import HubModel, NewModel, folder_of
+from compressor.recipe import Loaded, Recipe
+from compressor.schema import Progress, json_of
+from compressor.stages.base import Data, Work
+from compressor.stages.chain import Chain, Node, build_chain
+from compressor.stages.open import OpenModel
+
+RECORD = "stage.json"
+SCRATCH = "work"
+SHARED = "shared"
+
+
+@dataclass
+class Project:
+    """A recipe and the folder of its run."""
+
+    loaded: Loaded
+    output: Path
+    display: Display = field(default_factory=Display)
+    processes: int = 1
+
+    @property
+    def recipe(self) -> Recipe:
+        """The validated recipe."""
+        return self.loaded.recipe
+
+    @cached_property
+    def data(self) -> Data:
+        """The task and its data, read once."""
+        return Data(self.recipe.task, self.recipe.seed)
+
+    @cached_property
+    def chain(self) -> Chain:
+        """The nodes to run."""
+        return build_chain(self.recipe.stages, self.recipe.baseline)
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """Per node a hash of all its result depends on: its keys, its inputs, data, model and code version."""
+        keys: dict[str, str] = {}
+        for node in self.chain.nodes:
+            own = json_of(node.stage)
+            own = {k: v for k, v in own.items() if k not in ("id", "source")}
+            inputs = [keys[self.chain.node(name).name] + name for name in node.inputs]
+            parts: list[Any] = [node.stage.verb, node.stage.version, own, inputs, node.stage.machine()]
+            if node.stage.uses_data or isinstance(node.stage, OpenModel):
+                parts += [self.recipe.seed, self.training_data]
+            if isinstance(node.stage, OpenModel):
+                parts.append(model_content(self.recipe.model))
+            keys[node.name] = digest(parts)
+        return keys
+
+    @cached_property
+    def training_data(self) -> Any:
+        """What training depends on in the task: all of it but how validation is scored."""
+        task = json_of(self.recipe.task)
+        task["limit"] = {"train": task["limit"]["train"]}
+        task.pop("metric")
+        return [task, self.data.kind.fingerprint(self.recipe.task)]
+
+    def stage_names(self) -> list[str]:
+        """Ids of the chain's stages, in order."""
+        return list(dict.fromkeys(n.name.split("/")[0] for n in self.chain.nodes))
+
+    def cached(self, node: Node) -> dict[str, Any] | None:
+        """The record of a finished node whose key still holds and whose files are all there."""
+        record = self.output / node.name / RECORD
+        try:
+            stored = read_json(record)
+            whole = all((record.parent / f).stat().st_size == size for f, size in stored["files"].items())
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return stored if stored["key"] == self.keys[node.name] and whole else None
+
+    def folder_of(self, name: str) -> Path:
+        """The folder of a node, or of a family's member."""
+        return self.output / name
+
+    def work(self, node: Node, folder: Path, progress: Progress, rank: int = 0) -> Work:
+        """Everything `node` needs to run into `folder`."""
+        scratch = self.output / SCRATCH / f"{node.name.replace('/', '.')}-{self.keys[node.name][:12]}"
+        scratch.mkdir(parents=True, exist_ok=True)
+        (self.output / SHARED).mkdir(exist_ok=True)
+        return Work(
+            model=self.recipe.model,
+            data=self.data,
+            seed=self.recipe.seed,
+            source=self.output / node.inputs[0] if node.inputs else folder,
+            folder=folder,
+            scratch=scratch,
+            shared=self.output / SHARED,
+            folder_of=self.folder_of,
+            progress=progress,
+            max_parity_error=self.recipe.gates.max_parity_error,
+            processes=self.processes if node.stage.trains else 1,
+            rank=rank,
+        )
+
+
+def model_content(source: Any) -> Any:
+    """What identifies a model's content: hashes of a folder's files, a hub id with its commit, or the config."""
+    folder = folder_of(source) if not isinstance(source, NewModel) else None
+    if folder is not None:
+        return {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
+    if isinstance(source, NewModel):
+        return json_of(source)
+    from transformers.utils import cached_file
+    from transformers.utils.hub import extract_commit_hash
+
+    name, revision = (source.id, source.revision) if isinstance(source, HubModel) else (source, None)
+    try:
+        config = cached_file(name, "config.json", revision=revision, local_files_only=True)
+        return [name, extract_commit_hash(config, revision)]
+    except OSError:
+        return [name, revision]

@@ -63,23 +63,14 @@ def evaluate_torch(data: Data, folder: Path, progress: Progress) -> pd.DataFrame
 
 
 def check_head(data: Data, folder: Path) -> None:
-    """Raise UserError unless the model's config shows a head for the task, with the task's labels in order.
-
-    Generic names (LABEL_0, ...) say nothing about the order; their number must fit.
-    """
+    """Raise UserError unless the model's config shows a head for the task, with the task's labels in order."""
     config = checkpoint.read_config(folder)
-    if not checkpoint.has_head(config, data.kind.auto_class):
+    if not checkpoint.head_fits(config, data.kind.auto_class, data.task.model_config()):
         made = ", ".join(config.architectures or ["a model of no named class"])
-        raise UserError(f"{folder} holds {made}, which has no head for {data.keys.type}")
-    wanted = data.task.model_config().get("id2label")
-    have = {int(number): str(name) for number, name in (config.id2label or {}).items()}
-    if wanted is None or have == wanted:
-        return
-    generic = all(name.startswith("LABEL_") for name in have.values())
-    if len(have) != len(wanted) or not generic:
+        labels = list((config.id2label or {}).values())
         raise UserError(
-            f"the labels of {folder} are {list(have.values())}, those of the task {list(wanted.values())}; "
-            "give task.labels in the model's order, or the recipe it was made with"
+            f"{folder} holds {made} with the labels {labels}, which has no head for {data.keys.type} with the "
+            f"labels {data.task.labels}; name the recipe it was made with, or give task.labels in its order"
         )
 
 

@@ -19,7 +19,12 @@ def main() -> None:
     options = parser.parse_args()
     results = read_json(options.run / "results.json")
     results.pop("training")
-    results["recipe"] = public(results["recipe"])
+    results = public(results)
+    for variant in results["variants"].values():
+        variant["structure"] = [
+            {name: len(part["kept"]) if isinstance(part, dict) else part for name, part in layer.items()}
+            for layer in variant["structure"]["layers"]
+        ]
     results["command"] = re.sub(r"(?<=[ =])/\S*/", ".../", results["command"])
     target = options.output / f"{results['name'].replace('-', '_')}.json"
     write_json(target, results)

@@ -1,7 +1,7 @@
 """The README's table of results, made from the json files under bench/results/.
 
-    python bench/table.py            # prints it
-    python bench/table.py --write    # puts it into README.md, between its two markers
+python bench/table.py            # prints it
+python bench/table.py --write    # puts it into README.md, between its two markers
 """
 
 import argparse
@@ -20,7 +20,10 @@ BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 def table(folder: Path = ROOT / "bench" / "results") -> str:
     """One block a run: its variants, and below the machine and the command."""
-    lines = ["| run | variant | metric | drop (points) | speedup | p50 | file |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| run | variant | metric | drop (points) | speedup | p50 | file |",
+        "|---|---|---|---|---|---|---|",
+    ]
     notes = []
     for path in sorted(folder.glob("*.json")):
         results = read_json(path)
@@ -55,7 +58,9 @@ def written(readme: str, made: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", action="store_true")
     if parser.parse_args().write:
         readme = ROOT / "README.md"

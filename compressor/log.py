@@ -14,7 +14,7 @@ def quiet_libraries() -> None:
     """Silence progress bars, advice and telemetry of the libraries; errors still come through."""
     # Idle threads that spin at a barrier take the core from whoever could make progress: on a busy machine
     # training ran four times slower. Read by OpenMP when torch is imported, so set before.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

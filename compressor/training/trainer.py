@@ -120,6 +120,7 @@ class _Trainer(Trainer):
                 *groups,
             ],
             lr=self.run.keys.learning_rate,
+            fused=True,
         )
         return self.optimizer
 

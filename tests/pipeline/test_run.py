@@ -117,7 +117,6 @@ def test_killed_in_every_stage(recipe: Path, tmp_path: Path) -> None:
         assert not list(output.glob("**/.*.tmp"))
 
 
-@pytest.mark.slow
 def test_two_processes_train_together(recipe: Path, tmp_path: Path) -> None:
     printed = finish(start(recipe, tmp_path / "two", "--nproc", "2"))
     assert "prune: " in printed

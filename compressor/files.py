@@ -63,6 +63,15 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def stored_under(path: Path, key: str) -> dict[str, Any] | None:
+    """The JSON mapping in `path` if it is there, whole, and was stored under this `key`."""
+    try:
+        stored: dict[str, Any] = read_json(path)
+        return stored if stored["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's content; of a folder, of the sorted names and digests of what it holds."""
     if path.is_dir():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.display import Display
-from compressor.files import digest, read_json, sha256
+from compressor.files import digest, sha256, stored_under
 from compressor.models.source import HubModel, NewModel, folder_of
 from compressor.recipe import Loaded, Recipe
 from compressor.schema import Progress, json_of
@@ -76,12 +76,14 @@ class Project:
     def cached(self, node: Node) -> dict[str, Any] | None:
         """The record of a finished node whose key still holds and whose files are all there."""
         record = self.output / node.name / RECORD
+        stored = stored_under(record, self.keys[node.name])
         try:
-            stored = read_json(record)
-            whole = all((record.parent / f).stat().st_size == size for f, size in stored["files"].items())
-        except (OSError, ValueError, KeyError, TypeError):
+            whole = stored and all(
+                (record.parent / f).stat().st_size == size for f, size in stored["files"].items()
+            )
+        except OSError:
             return None
-        return stored if stored["key"] == self.keys[node.name] and whole else None
+        return stored if whole else None
 
     def folder_of(self, name: str) -> Path:
         """The folder of a node, or of a family's member."""

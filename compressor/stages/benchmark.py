@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.benchmark.schema import DATA, BenchmarkKeys, Cell
-from compressor.files import digest, read_json, sha256, write_json
+from compressor.files import digest, sha256, stored_under, write_json
 from compressor.schema import Progress, json_of
 from compressor.stages.export import MODEL_FILE
 
@@ -33,8 +33,8 @@ def measure_latency(
     files = {name: path / MODEL_FILE for name, path in folders.items()}
     key = digest([VERSION, json_of(keys), machine, lengths, {n: sha256(f) for n, f in files.items()}])
     stored = folder / "latency.json"
-    if stored.is_file() and read_json(stored)["key"] == key:
-        return dict(read_json(stored))
+    if done := stored_under(stored, key):
+        return done
     cells = keys.cells()
     cells.append(Cell(cells[0].provider, cells[0].threads, 1, DATA))
     measured = measure(

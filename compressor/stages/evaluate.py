@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressor.files import appearing, read_json, write_json
+from compressor.files import appearing, stored_under, write_json
 from compressor.schema import Progress
 from compressor.stages.base import Data, open_tokenizer
 from compressor.stages.export import MODEL_FILE
@@ -51,8 +51,8 @@ def measure_accuracy(
     from compressor.models.outputs import save_outputs
 
     stored = folder / "metrics.json"
-    if stored.is_file() and read_json(stored)["key"] == key:
-        return dict(read_json(stored))
+    if done := stored_under(stored, key):
+        return done
     outputs, rows = evaluate_onnx(data, artifact, progress, f"evaluate {folder.name}")
     save_outputs(folder / "outputs.npz", outputs)
     with appearing(folder / "predictions.parquet") as temporary:

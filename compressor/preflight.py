@@ -11,7 +11,7 @@ from compressor.errors import RunError, UserError
 from compressor.models.architecture import architecture_of
 from compressor.models.source import NewModel, describe
 from compressor.schema import TeacherModel
-from compressor.stages.base import LOCK, MODEL, RESULTS
+from compressor.stages.base import LOCK, MODEL, RESULTS, TEACHER
 from compressor.stages.chain import stage_ids
 from compressor.stages.prune import Prune
 
@@ -96,7 +96,7 @@ def check_heads(project: Project, config: PretrainedConfig, teachers: dict[str, 
             "`finetune` before the first `prune`, or name a trained model"
         )
     untrained = [other for other, theirs in teachers.items() if not head_fits(theirs, auto_class, wanted)]
-    if not trained and any(stage.teacher == MODEL for stage in recipe.stages):
+    if not trained and any(stage.references.get(TEACHER) == MODEL for stage in recipe.stages):
         untrained.append(name)
     if untrained:
         raise UserError(

@@ -15,9 +15,9 @@ from pydantic import Field, SerializeAsAny, ValidationError
 from compressor.benchmark.schema import BenchmarkKeys
 from compressor.errors import UserError
 from compressor.models.source import ModelSource
-from compressor.pruning.base import METHODS, Target
+from compressor.pruning.base import METHODS, Target, method_class
 from compressor.schema import Keys, suggest
-from compressor.stages.base import Stage
+from compressor.stages.base import TEACHER, Stage
 from compressor.stages.chain import STAGES, Outline, Problem, build_chain, check_order, stage_ids
 from compressor.stages.prune import Prune
 from compressor.stages.release import GateKeys, Limit, cell_of
@@ -90,6 +90,8 @@ def parse(document: Document) -> Recipe:
         known = [outline for outline in outlines if outline]
         problems += check_order(known, baseline if isinstance(baseline, str) else None)
     if recipe and not problems:
+        aiming = [s.aiming(recipe.target) if isinstance(s, Prune) else s for s in recipe.stages]
+        recipe = recipe.model_copy(update={"stages": aiming})
         problems += check_references(recipe)
     if problems or recipe is None:
         ids = _ids_of(document.value.get("stages"))
@@ -147,9 +149,14 @@ def _parse_stage(
 
 def _outline(verb: str, keys: dict[str, Any]) -> Outline:
     """What can be told of a stage whose keys may be wrong."""
-    distill = keys.get("distill")
-    given = [keys.get("id"), keys.get("from"), distill.get("teacher") if isinstance(distill, dict) else None]
-    return Outline(verb, *(value if isinstance(value, str) else None for value in given))
+    name, source = (value if isinstance(value := keys.get(key), str) else None for key in ("id", "from"))
+    distill, method = keys.get("distill"), str(keys.get("method"))
+    named: dict[tuple[str, ...], Any] = {}
+    if isinstance(distill, dict):
+        named[TEACHER] = distill.get("teacher")
+    if verb == Prune.verb and method in METHODS:
+        named |= {(key,): keys.get(key) for key in method_class(method).guides}
+    return Outline(verb, name, source, {key: other for key, other in named.items() if isinstance(other, str)})
 
 
 CLEARER = {

@@ -67,6 +67,7 @@ class Architecture:
     readers: tuple[str, ...]
     embeddings_projection: str | None = None
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    activation_key: str = "hidden_act"
     positions_after_padding: bool = False
     """Whether position numbers begin after the padding token's, which takes so many from the longest text."""
 
@@ -191,6 +192,7 @@ ARCHITECTURES = {
             embeddings=WORD_POSITION,
             embeddings_norm="embeddings.LayerNorm",
             readers=("pre_classifier", "classifier", "qa_outputs"),
+            activation_key="activation",
         ),
     )
 }

@@ -24,6 +24,7 @@ from compressor.errors import CompressorError, UserError
 from compressor.files import disk_is_full
 from compressor.models.architecture import ARCHITECTURES, architecture_of
 from compressor.models.gates import Gates
+from compressor.models.norms import KEY, replace_norms, without_statistics
 from compressor.models.slicing import cut
 from compressor.models.source import HubModel, NewModel, describe, folder_of
 from compressor.models.structure import Structure
@@ -39,12 +40,14 @@ def save(
     gates: Structure | None = None,
 ) -> None:
     """Write a model folder. `gates`: the structure a model that is not sliced yet is held to."""
-    keys = dict(getattr(model.config, "compressor", None) or {})
-    keys.pop("gates", None)
+    keys = getattr(model.config, "compressor", None) or {}
+    keys = {key: value for key, value in keys.items() if key != "gates"}
     if gates is not None:
         keys["gates"] = gates.to_json()
     if keys:
         model.config.compressor = keys
+    elif hasattr(model.config, "compressor"):
+        del model.config.compressor
     model.save_pretrained(folder, safe_serialization=True)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
@@ -65,6 +68,8 @@ def load(folder: str | Path, auto_class: str | None = None) -> PreTrainedModel:
     keys = getattr(config, "compressor", None) or {}
     with no_init_weights(), _fitting(f"{folder / 'config.json'} does not describe a model"):
         model = _skeleton(config, auto_class)
+        if keys.get(KEY) == "affine":
+            replace_norms(model, without_statistics)
         if "structure" in keys:
             target = Structure.from_json(keys["structure"])
             cut(model, _same_layers(target), target)

@@ -100,13 +100,12 @@ class Gates:
             i for i, d in enumerate(sorted(current.hidden_kept())) if d in self.structure.hidden_kept()
         ]
         index = torch.tensor(columns)
-        base = self.model.base_model
         for module in hidden_writers(self.model):
             if module in self._bypassed:
                 continue
             if isinstance(module, nn.LayerNorm):
                 self._handles.append(module.register_forward_hook(_norm_over(index)))
-            elif module is getattr(base, self._architecture.embeddings_projection or "", None):
+            elif not isinstance(module, nn.Identity):
                 self._handles.append(module.register_forward_hook(_only(index)))
 
 

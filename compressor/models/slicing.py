@@ -75,6 +75,7 @@ def slice_model(model: PreTrainedModel, structure: Structure) -> PreTrainedModel
         raise ValueError("the structure keeps units that the model does not have")
     small = copy.deepcopy(model)
     cut(small, current, structure.simplified())
+    small.config.compressor.pop("gates", None)  # it has them in its shapes now
     return small
 
 
@@ -101,7 +102,8 @@ def cut(model: PreTrainedModel, current: Structure, structure: Structure) -> Non
     if structure.hidden != current.hidden:
         order = {d: i for i, d in enumerate(sorted(current.hidden_kept()))}
         _cut_hidden(model, architecture, [order[d] for d in sorted(structure.hidden_kept())])
-    model.config.compressor = {"structure": structure.to_json()}
+    stored = getattr(model.config, "compressor", None) or {}
+    model.config.compressor = stored | {"structure": structure.to_json()}
 
 
 def _of(structure: Structure, stack: str) -> list[Layer]:
@@ -163,7 +165,7 @@ def _cut_hidden(model: PreTrainedModel, architecture: Architecture, columns: Seq
                     if module_at(layer, path):
                         _replace(layer, path, _select(layer.get_submodule(path), columns, 1))
                 _replace(layer, sub.output, _select(layer.get_submodule(sub.output), columns, 0))
-                if isinstance(layer.get_submodule(sub.norm), nn.LayerNorm):
+                if not isinstance(layer.get_submodule(sub.norm), nn.Identity):
                     _replace(layer, sub.norm, _select_norm(layer, sub.norm, columns))
     reader = architecture.reader(model)
     if reader:
@@ -187,12 +189,13 @@ def _select(module: nn.Module, index: Sequence[int], axis: int) -> nn.Module:
     return small
 
 
-def _select_norm(parent: nn.Module, path: str, index: Sequence[int]) -> nn.LayerNorm:
-    norm = parent.get_submodule(path)
-    assert isinstance(norm, nn.LayerNorm)
-    small = nn.LayerNorm(len(index), eps=norm.eps)
-    small.weight = nn.Parameter(norm.weight.detach()[list(index)].clone())
-    small.bias = nn.Parameter(norm.bias.detach()[list(index)].clone())
+def _select_norm(parent: nn.Module, path: str, index: Sequence[int]) -> nn.Module:
+    """A copy with only these features: a LayerNorm, or whatever else has a weight and a bias a feature."""
+    small = copy.deepcopy(parent.get_submodule(path))
+    for name, parameter in list(small.named_parameters()):
+        setattr(small, name, nn.Parameter(parameter.detach()[list(index)].clone()))
+    if isinstance(small, nn.LayerNorm):
+        small.normalized_shape = (len(index),)
     return small
 
 

@@ -136,6 +136,10 @@ class Structure:
         """Width of the residual stream."""
         return self.sizes.hidden if self.hidden is None else len(self.hidden)
 
+    def heads(self) -> int:
+        """Attention heads kept, over all layers."""
+        return sum(len(sub.kept) for _, name, sub in self.each() if name != "ffn")
+
     def linear_weights(self) -> int:
         """Weights in the layers' linear maps, without biases (what published densities count)."""
         return sum(

@@ -7,7 +7,7 @@ validated without it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -54,11 +54,39 @@ class Target(Keys):
             if getattr(self, k) is not None
         ]
 
+    @property
+    def values(self) -> list[float]:
+        """What is asked for of the goal that is set, one a member."""
+        value = getattr(self, self.given()[0])
+        return list(value) if isinstance(value, list) else [value]
+
     @model_validator(mode="after")
     def _one_goal(self) -> Target:
         if len(self.given()) != 1:
             raise ValueError("give exactly one of speedup, latency_ms, sparsity, max_metric_drop")
+        if not self.values or len(set(self.values)) < len(self.values):
+            raise ValueError("a list of targets names each value once, and at least one")
+        if self.sparsity is not None and max(self.values) >= 1:
+            raise ValueError("sparsity is the share of the layers' weights to remove: below 1")
         return self
+
+
+MEMBERS: dict[str, Callable[[float], str]] = {
+    "speedup": lambda value: f"{value:g}x",
+    "latency_ms": lambda value: f"{value:g}ms",
+    "sparsity": lambda value: f"s{100 * value:g}",
+    "max_metric_drop": lambda value: f"d{100 * value:g}",
+}
+"""How the members of a family are named after what they aim at."""
+
+
+def members_of(target: Target | None) -> dict[str, float | None]:
+    """The models a target stands for: name and goal of each; one is simply `pruned`."""
+    values = target.values if target else [None]
+    if target is None or len(values) == 1:
+        return {"pruned": values[0]}
+    name = MEMBERS[target.given()[0]]
+    return {name(value): value for value in target.values}
 
 
 @dataclass
@@ -101,6 +129,13 @@ class Context(Protocol):
     def seed(self) -> int:
         """The recipe's seed."""
 
+    @property
+    def target(self) -> Target | None:
+        """The recipe's target, if the method aims at it."""
+
+    def structure(self, stage: str) -> Structure:
+        """What another stage of the run kept."""
+
     def train(self, model: PreTrainedModel, keys: TrainingKeys, part: TrainingPart | None = None) -> None:
         """Train in place on the task's training split, resuming if it was killed."""
 
@@ -113,6 +148,8 @@ class Pruner(Keys):
 
     targets: ClassVar[frozenset[str]] = frozenset()
     """Goals of the recipe's `target` block that it can aim at."""
+    guides: ClassVar[tuple[str, ...]] = ()
+    """Its keys that name another stage whose structure it reads."""
 
     method: str
 
@@ -124,9 +161,9 @@ class Pruner(Keys):
     def check(self, config: PretrainedConfig) -> None:
         """Called before the first stage: raise UserError where this method cannot work on such a model."""
 
-    def members(self) -> list[str]:
+    def members(self, target: Target | None) -> list[str]:
         """Names of the models it makes."""
-        return ["pruned"]
+        return list(members_of(target))
 
     @abstractmethod
     def prune(self, model: PreTrainedModel, context: Context) -> Iterable[Pruned]:

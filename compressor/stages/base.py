@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LOCK = ".lock"
 RESULTS = "results.json"
 """Files by which a run's folder is known, from its beginning and from its end."""
+TEACHER = ("distill", "teacher")
+"""The key that names the stage a model is distilled from."""
 MODEL = "model"
 """Id of the stage that every chain begins with: opening the recipe's model."""
 
@@ -45,10 +47,10 @@ class Stage(Keys):
         return None
 
     @property
-    def teacher(self) -> str | None:
-        """Id of the stage it is distilled from, if any."""
+    def references(self) -> dict[tuple[str, ...], str]:
+        """Ids of the stages it reads besides its source, by the key that names them."""
         distill = self.training.distill if self.training else None
-        return distill.teacher if distill and isinstance(distill.teacher, str) else None
+        return {TEACHER: distill.teacher} if distill and isinstance(distill.teacher, str) else {}
 
     def machine(self) -> Any:
         """What of this machine its result depends on (part of its key)."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compressor.schema import suggest
-from compressor.stages.base import MODEL, Stage
+from compressor.stages.base import MODEL, TEACHER, Stage
 from compressor.stages.export import Export
 from compressor.stages.finetune import Finetune
 from compressor.stages.open import OpenModel
@@ -18,6 +18,8 @@ from compressor.stages.slice import Slice
 STAGES: dict[str, type[Stage]] = {s.verb: s for s in (Finetune, Prune, Slice, Export, Quantize)}
 DENSE = "dense"
 """Member name of the baseline, which is exported and quantized beside the pruned models."""
+TUNED = "tuned"
+"""Member name of a model that is neither pruned nor the baseline."""
 
 RESERVED = frozenset({"work", "shared", "measurements", "artifacts", "artifact", "rejected"})
 """Folders of every run beside those of its stages."""
@@ -44,7 +46,7 @@ class Outline:
     verb: str
     id: str | None = None
     source: str | None = None
-    teacher: str | None = None
+    references: Mapping[tuple[str, ...], str] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,7 +60,7 @@ class Chain:
 
     def node(self, name: str) -> Node:
         """The node that makes the folder `name` (a member's folder belongs to its pruner)."""
-        return next(n for n in self.nodes if n.name == name or (f"{n.name}/" in f"{name}/" and n.members))
+        return next(n for n in self.nodes if n.name == name or (name.startswith(f"{n.name}/") and n.members))
 
 
 def stage_ids(stages: Sequence[Stage | Outline]) -> list[str]:
@@ -101,8 +103,11 @@ def check_order(stages: Sequence[Stage | Outline], baseline: str | None) -> Iter
                     at,
                     "a second `prune` needs the first one's structure to be cut: put `slice` between them",
                 )
-        if stage.teacher and stage.teacher not in pruned:
-            yield (*at, "distill", "teacher"), _unknown_stage(stage.teacher, pruned)
+        for key, other in stage.references.items():
+            if other not in pruned:
+                yield (*at, *key), _unknown_stage(other, pruned)
+            elif key != TEACHER and pruned[other] == "dense":
+                yield (*at, *key), f"'{other}' is not pruned: name a `prune` before this one"
         exported = exported or stage.verb == Export.verb
         if not exported:
             after = {"prune": "held", "slice": "sliced"}.get(stage.verb, state)
@@ -166,16 +171,17 @@ def build_chain(stages: Sequence[Stage], baseline: str | None) -> Chain:
     previous = MODEL
     for stage, name in zip(stages, stage_ids(stages), strict=True):
         source = heads[stage.source or previous]
-        extra = _teacher(stage, heads)
+        extra = tuple(next(iter(heads[other].values())) for other in stage.references.values())
         if isinstance(stage, Export | Quantize):
             dense = {DENSE: baseline if isinstance(stage, Export) else f"{previous}/{DENSE}"}
-            members = dense | {m: folder for m, folder in source.items() if m != DENSE or folder != baseline}
+            others = {m: folder for m, folder in source.items() if folder != dense[DENSE]}
+            members = dense | {TUNED if m == DENSE else m: folder for m, folder in others.items()}
             nodes = {m: Node(f"{name}/{m}", stage, (folder,)) for m, folder in members.items()}
             precision = "fp32" if isinstance(stage, Export) else "int8"
             chain.variants |= {f"{m}_{precision}": node.name for m, node in nodes.items()}
             chain.final = f"{list(members)[-1]}_{precision}"
         elif isinstance(stage, Prune):
-            made = tuple(stage.pruner.members())
+            made = tuple(stage.members())
             folder = next(iter(source.values()))
             family = made if len(made) > 1 else ()
             nodes = {m: Node(name, stage, (folder, *extra), family) for m in made}
@@ -190,7 +196,3 @@ def build_chain(stages: Sequence[Stage], baseline: str | None) -> Chain:
         chain.nodes += {node.name: node for node in nodes.values()}.values()
         previous = name
     return chain
-
-
-def _teacher(stage: Stage, heads: dict[str, dict[str, str]]) -> tuple[str, ...]:
-    return (next(iter(heads[stage.teacher].values())),) if stage.teacher else ()

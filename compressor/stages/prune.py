@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import SerializeAsAny, field_validator
 
-from compressor.pruning.base import Pruner, method_class
+from compressor.pruning.base import Pruner, Target, method_class
 from compressor.schema import TrainingKeys, json_of
 from compressor.stages.base import Stage, Work, write_outputs
 from compressor.stages.training import TaskContext
@@ -24,6 +24,8 @@ class Prune(Stage):
     trains: ClassVar[bool] = True
 
     pruner: SerializeAsAny[Pruner]
+    target: Target | None = None
+    """The recipe's, where the method aims at such a goal."""
 
     @field_validator("pruner", mode="before")
     @classmethod
@@ -35,14 +37,29 @@ class Prune(Stage):
         """The method's training keys, if it trains."""
         return self.pruner.training
 
+    @property
+    def references(self) -> dict[tuple[str, ...], str]:
+        """Its teacher, and the stages that guide its method."""
+        guides = {(key,): getattr(self.pruner, key) for key in self.pruner.guides}
+        return super().references | {key: name for key, name in guides.items() if name}
+
+    def aiming(self, target: Target | None) -> Prune:
+        """Itself with the recipe's target, if its method can aim at it."""
+        fits = target is not None and set(target.given()) <= self.pruner.targets
+        return self.model_copy(update={"target": target}) if fits else self
+
+    def members(self) -> list[str]:
+        """Names of the models it makes."""
+        return self.pruner.members(self.target)
+
     def run(self, work: Work) -> dict[str, Any]:
         """Prune and save every member of the family as an unsliced checkpoint with gates."""
         from compressor.models import checkpoint
         from compressor.models.gates import Gates
 
         model = checkpoint.load(work.source)
-        context = TaskContext(work)
-        members = self.pruner.members()
+        context = TaskContext(work, self.target)
+        members = self.members()
         info: dict[str, Any] = {"method": json_of(self.pruner), "members": {}}
         for pruned in self.pruner.prune(model, context):
             with Gates(pruned.model, pruned.structure):

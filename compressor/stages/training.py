@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.errors import UserError
 from compressor.files import digest, sha256
+from compressor.models.structure import Structure
+from compressor.pruning.base import Target
 from compressor.schema import Distill, TeacherModel, TrainingKeys
 from compressor.stages.base import Work
 
@@ -22,6 +24,7 @@ class TaskContext:
     """Trains and evaluates on the task (the `Context` of a pruning method)."""
 
     work: Work
+    target: Target | None = None
     log: list[dict[str, float]] = field(default_factory=list)
     runs: int = 0
 
@@ -34,6 +37,23 @@ class TaskContext:
     def seed(self) -> int:
         """The recipe's seed."""
         return self.work.seed
+
+    def structure(self, stage: str) -> Structure:
+        """What the stage `stage` kept: its gates, or what it has if it is sliced.
+
+        Raises:
+            UserError: it kept everything, or it makes several models.
+        """
+        from compressor.models.checkpoint import read_config
+
+        folder = self.work.folder_of(stage)
+        if not (folder / "config.json").exists():
+            raise UserError(f"'{stage}' makes several models: only one can be a guide")
+        keys = getattr(read_config(folder), "compressor", None) or {}
+        stored = keys.get("gates") or keys.get("structure")
+        if stored is None:
+            raise UserError(f"'{stage}' has all its heads: there is nothing to go by")
+        return Structure.from_json(stored)
 
     def train(self, model: PreTrainedModel, keys: TrainingKeys, part: Part | None = None) -> None:
         """Train `model` in place on the training split; the log grows at `self.log`."""

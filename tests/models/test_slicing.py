@@ -1,5 +1,6 @@
 """gated == sliced == reloaded, for every family, task and kind of structure."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,34 @@ def test_a_pruned_unsliced_checkpoint_keeps_its_gates(tmp_path: Path) -> None:
         torch.testing.assert_close(logits(again, inputs), logits(model, inputs))
     again.compressor_gates.remove()
     torch.testing.assert_close(logits(again, inputs), logits(model, inputs))
+
+
+def test_a_model_sliced_and_pruned_again_keeps_its_gates(tmp_path: Path) -> None:
+    model, inputs = tiny_model("bert"), padded_batch("bert")
+    dense = structure_of(model)
+    first = dense.keeping({("encoder", 0, "attention"): SubLayer((0, 2, 3))})
+    second = first.keeping({("encoder", 0, "attention"): SubLayer((2,))})
+    small = slice_model(model, first)
+    with Gates(small, second):
+        expected = logits(small, inputs)
+    checkpoint.save(small, tmp_path / "held", gates=second)
+    held = checkpoint.load(tmp_path / "held")
+    torch.testing.assert_close(logits(held, inputs), expected)
+    gates = held.compressor_gates
+    assert gates.structure == second
+    gates.remove()
+    held.compressor_gates = None
+    smaller = slice_model(held, second)
+    torch.testing.assert_close(logits(smaller, inputs), expected, atol=1e-5, rtol=0)
+    checkpoint.save(smaller, tmp_path / "sliced")
+    assert checkpoint.load(tmp_path / "sliced").compressor_gates is None
+
+
+def test_saving_without_gates_forgets_them(tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    checkpoint.save(model, tmp_path / "held", gates=random_structure(structure_of(model), 5))
+    checkpoint.save(model, tmp_path / "free")
+    assert "compressor" not in json.loads((tmp_path / "free" / "config.json").read_text())
 
 
 def test_densities_and_parameters_of_published_shapes() -> None:

@@ -24,6 +24,7 @@ from compressor.onnx.runtime import OnnxModel
 from compressor.pruning.base import METHODS
 from compressor.pruning.fold import fold_dead_units
 from compressor.pruning.movement.masks import Masks
+from tests.pruning.masked import movement, scatter
 from tests.zoo import (
     CONFIGS,
     FFN,
@@ -88,10 +89,8 @@ def test_every_method_on_every_family_and_task(method: str, family: str, task: s
     """What a method leaves behind slices and exports exactly: random scores stand for learned ones."""
     assert method == "movement", "a new method needs its own way to random results here"
     model, inputs = tiny_model(family, task), padded_batch(family)
-    masks = Masks(model, (HIDDEN // HEADS, HIDDEN // HEADS), 0.1)
-    torch.manual_seed(1)
-    for scores in [*masks.attention, *masks.ffn]:
-        torch.nn.init.normal_(scores, mean=-2.2, std=1.0)
+    masks = Masks(model, movement(attention_block=[HIDDEN // HEADS, HIDDEN // HEADS]))
+    scatter(masks, seed=1, mean=-2.2, spread=1.0)
     masked = logits(model, inputs)
     masks.fold()
     structure = fold_dead_units(model)

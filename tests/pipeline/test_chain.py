@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from compressor.pruning.base import Context, Pruned, Pruner
+from compressor.pruning.base import Context, Pruned, Pruner, Target
 from compressor.pruning.movement import Movement
 from compressor.stages.chain import build_chain, check_order, default_baseline, stage_ids
 from compressor.stages.export import Export
@@ -20,15 +20,15 @@ class Family(Pruner):
 
     method: Literal["family"] = "family"
 
-    def members(self) -> list[str]:
+    def members(self, target: Target | None) -> list[str]:
         return ["2x", "4x"]
 
     def prune(self, model: Any, context: Context) -> Iterable[Pruned]:
         raise NotImplementedError
 
 
-def movement(**keys: Any) -> Prune:
-    return Prune(pruner=Movement(method="movement"), **keys)
+def movement(rewind: str | None = None, **keys: Any) -> Prune:
+    return Prune(pruner=Movement(method="movement", rewind=rewind), **keys)
 
 
 FULL = [Finetune(id="teacher"), movement(**{"from": "model"}), Slice(), Finetune(), Export(), Quantize()]
@@ -85,6 +85,36 @@ def test_without_pruning_the_dense_model_is_the_only_one() -> None:
     chain = build_chain([Finetune(), Export(), Quantize()], None)
     assert list(chain.variants) == ["dense_fp32", "dense_int8"]
     assert chain.final == "dense_int8"
+
+
+def test_a_distilled_model_is_not_its_own_baseline() -> None:
+    student = Finetune(**{"from": "model", "distill": {"teacher": "teacher"}})
+    chain = build_chain([Finetune(id="teacher"), student, Export(), Quantize()], None)
+    assert list(chain.variants) == ["dense_fp32", "tuned_fp32", "dense_int8", "tuned_int8"]
+    assert chain.node("export/dense").inputs == ("teacher",)
+    assert chain.node("export/tuned").inputs == ("finetune-2",)
+    assert chain.node("quantize/tuned").inputs == ("export/tuned",)
+    assert chain.final == "tuned_int8"
+
+
+@pytest.mark.parametrize("guide", ["prune", "slice"])
+def test_a_rewind_is_guided_by_what_was_pruned(guide: str) -> None:
+    again = movement(**{"from": "model"}, rewind=guide)
+    stages = [Finetune(id="teacher"), movement(), Slice(), again, Slice(), Export()]
+    assert list(check_order(stages, None)) == []
+    assert build_chain(stages, None).node("prune-2").inputs == ("model", guide)
+    for wrong, said in (("teacher", "is not pruned"), ("prun", "no stage 'prun'")):
+        stages[3] = movement(**{"from": "model"}, rewind=wrong)
+        assert any(said in message for _, message in check_order(stages, None))
+
+
+def test_a_list_of_targets_makes_a_family() -> None:
+    prune = movement().aiming(Target(sparsity=[0.5, 0.8]))
+    chain = build_chain([Finetune(), prune, Slice(), Export()], None)
+    assert list(chain.variants) == ["dense_fp32", "s50_fp32", "s80_fp32"]
+    alone = build_chain([Finetune(), movement().aiming(Target(sparsity=0.5)), Slice(), Export()], None)
+    assert list(alone.variants) == ["dense_fp32", "pruned_fp32"]
+    assert movement().aiming(Target(speedup=2.0)).target is None
 
 
 @pytest.mark.parametrize(

@@ -5,27 +5,14 @@ from typing import Any
 import pytest
 import torch
 
-from compressor.models.architecture import architecture_of, structure_of
+from compressor.models.architecture import structure_of
 from compressor.models.gates import Gates
 from compressor.models.slicing import slice_model
 from compressor.pruning.fold import fold_dead_units
-from compressor.pruning.movement.masks import Masks
+from tests.pruning.masked import masked_model, parts, values
 from tests.zoo import CONFIGS, HEADS, HIDDEN, logits, padded_batch, tiny_model
 
 SIZE = HIDDEN // HEADS
-
-
-def parts(model: Any, layer: int = 0) -> dict[str, Any]:
-    architecture = architecture_of(model.config)
-    stack = architecture.stacks[0]
-    module = architecture.layers(model, stack)[layer]
-    attention, ffn = stack.sublayers
-    names = dict(zip("qkv", attention.inputs, strict=True)) | {
-        "o": attention.output,
-        "in": ffn.inputs[0],
-        "out": ffn.output,
-    }
-    return {name: module.get_submodule(path) for name, path in names.items()}
 
 
 @torch.no_grad()
@@ -91,10 +78,10 @@ def test_everything_dead_in_a_layer(family: str) -> None:
 @pytest.mark.parametrize("seed", range(50))
 def test_random_scores_with_most_blocks_dead(seed: int) -> None:
     family = list(CONFIGS)[seed % len(CONFIGS)]
-    model, inputs = tiny_model(family, seed=seed), padded_batch(family, seed=seed)
-    masks = Masks(model, (SIZE, SIZE), 0.1)
+    inputs = padded_batch(family, seed=seed)
+    model, masks = masked_model(family, attention_block=[SIZE, SIZE], mask_biases=seed % 2 == 0)
     torch.manual_seed(seed)
-    for scores in [*masks.attention, *masks.ffn]:
+    for scores in values(masks):
         with torch.no_grad():
             scores.copy_(torch.where(torch.rand_like(scores) < 0.7, -9.0, 1.0))
     expected = logits(model, inputs)

@@ -1,165 +1,103 @@
-"""Block movement pruning: scores, masks, gradients, schedule, regulariser (specification, section 7)."""
+"""Block movement pruning: gradients, schedule, regulariser, slicing, short trainings (specification, 7)."""
 
-import itertools
+from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch.nn.utils import parametrize
-from transformers import BertConfig, BertForQuestionAnswering
 
 from compressor.errors import UserError
-from compressor.pruning.movement import Movement
-from compressor.pruning.movement.masks import Masks
-from compressor.pruning.movement.training import MovementPart, threshold_at
-from tests.zoo import CONFIGS, logits, padded_batch, tiny_model
+from compressor.models import checkpoint
+from compressor.models.architecture import structure_of
+from compressor.models.gates import Gates
+from compressor.models.measures import measures
+from compressor.models.slicing import slice_model
+from compressor.onnx.export import check_parity, export_onnx
+from compressor.pruning.fold import alive_units, fold_dead_units
+from compressor.pruning.movement.training import progress_at
+from compressor.training.fill import fill_zeros
+from compressor.training.trainer import train
+from tests.pruning.masked import mask_of, masked_model, movement, part_of, parts, scatter, values
+from tests.pruning.test_masks import on_paper
+from tests.training.test_training import rows, run_of
+from tests.zoo import CONFIGS, HEADS, HIDDEN, logits, padded_batch, tiny_model
 
-KEYS = {"method": "movement", "attention_block": [4, 4]}
-
-
-def masked_model(family: str = "bert", threshold: float = 0.1, block: tuple[int, int] = (4, 4)):
-    model = tiny_model(family)
-    return model, Masks(model, block, threshold)
-
-
-def scatter_scores(masks: Masks, seed: int = 0, spread: float = 3.0) -> None:
-    torch.manual_seed(seed)
-    for scores in [*masks.attention, *masks.ffn]:
-        torch.nn.init.normal_(scores, mean=-1.0, std=spread)
-
-
-def test_counts_and_shapes_of_bert_base_and_large() -> None:
-    for layers, hidden, heads, ffn in ((12, 768, 12, 3072), (24, 1024, 16, 4096)):
-        config = BertConfig(
-            hidden_size=hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            intermediate_size=ffn,
-            vocab_size=10,
-        )
-        with torch.device("meta"):
-            model = BertForQuestionAnswering(config)
-        masks = Masks(model, (32, 32), 0.1)
-        assert len(masks.masked) == 6 * layers
-        assert (len(masks.attention), len(masks.ffn)) == (4 * layers, layers)
-        assert {tuple(s.shape) for s in masks.attention} == {(hidden // 32, hidden // 32)}
-        assert {tuple(s.shape) for s in masks.ffn} == {(ffn,)}
-        if layers == 12:
-            assert sum(s.numel() for s in [*masks.attention, *masks.ffn]) == 64_512
-        storages = [id(p) for p in model.parameters()]
-        assert len(storages) == len(set(storages))
+SIZE = HIDDEN // HEADS
+LABELS = torch.tensor([0, 1, 0])
+VARIANTS: dict[str, dict[str, Any]] = {
+    "hybrid": {},
+    "hybrid-biases-stay": {"mask_biases": False},
+    "joint-heads": {"joint_heads": True},
+    "struct": {"variant": "struct"},
+    "struct-biases-stay": {"variant": "struct", "mask_biases": False},
+    "block": {"variant": "block"},
+    "block-biases-stay": {"variant": "block", "mask_biases": False},
+    "unstructured": {"variant": "unstructured"},
+    "raw": {"mask": "raw"},
+    "topk": {"mask": "topk", "threshold": 0.3},
+    "magnitude": {"variant": "struct", "mask": "magnitude", "threshold": 0.4},
+    "l0": {"mask": "l0"},
+}
 
 
-def test_a_block_that_does_not_tile_is_refused() -> None:
-    with pytest.raises(ValueError, match="do not tile"):
-        masked_model(block=(5, 4))
-    with pytest.raises(UserError, match="attention_block"):
-        Movement(method="movement", attention_block=[5, 4]).check(tiny_model("bert").config)
-
-
-def test_the_output_projection_has_transposed_blocks() -> None:
-    _, masks = masked_model(block=(4, 8))
-    assert [tuple(s.shape) for s in masks.attention[:4]] == [(12, 6), (12, 6), (12, 6), (6, 12)]
-
-
-@pytest.mark.parametrize("family", CONFIGS)
-def test_open_masks_change_nothing(family: str) -> None:
-    inputs = padded_batch(family)
-    expected = logits(tiny_model(family), inputs)
-    model, _ = masked_model(family)
-    assert torch.equal(logits(model, inputs), expected)
-
-
-def test_shared_ffn_scores_cut_a_row_and_a_column() -> None:
-    model, masks = masked_model()
-    before = {n: p.clone() for n, p in model.state_dict().items() if n.endswith("original")}
-    layer = model.bert.encoder.layer[1]
-    with torch.no_grad():
-        masks.ffn[1][7] = -5.0
-    inside, outside = layer.intermediate.dense, layer.output.dense
-    assert not inside.weight[7].any()
-    assert inside.bias[7] == 0
-    assert not outside.weight[:, 7].any()
-    others = [i for i in range(inside.out_features) if i != 7]
-    assert torch.equal(inside.weight[others], inside.parametrizations.weight.original[others])
-    assert torch.equal(outside.weight[:, others], outside.parametrizations.weight.original[:, others])
-    assert all(torch.equal(before[n], p) for n, p in model.state_dict().items() if n in before)
-
-
-def test_the_threshold_is_strict() -> None:
-    model, masks = masked_model()
-    cut = torch.tensor(-2.1972246)
-    for offset, kept in ((-1e-3, 0.0), (1e-3, 1.0)):
-        with torch.no_grad():
-            masks.ffn[0].fill_(cut + offset)
-        weight = model.bert.encoder.layer[0].intermediate.dense.parametrizations.weight[0]
-        assert set(weight.mask().flatten().tolist()) == {kept}
-
-
-def test_a_higher_threshold_keeps_a_subset() -> None:
-    model, masks = masked_model()
-    scatter_scores(masks)
+def without_dropout(model: Any) -> Any:
     model.train()
-    mask = model.bert.encoder.layer[0].attention.self.query.parametrizations.weight[0].mask
-    kept = []
-    for masks.threshold_now in (0.0, 0.02, 0.05, 0.1):
-        kept.append(mask().bool())
-    assert all((high <= low).all() for low, high in itertools.pairwise(kept))
-    assert kept[0].sum() > kept[-1].sum() > 0
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
 
 
-def test_a_row_without_blocks_loses_its_bias_a_half_dead_one_keeps_it() -> None:
-    model, masks = masked_model()
-    with torch.no_grad():
-        masks.attention[0][2, :] = -9.0
-        masks.attention[0][3, 1:] = -9.0
-    query = model.bert.encoder.layer[0].attention.self.query
-    original = query.parametrizations.bias.original
-    assert not query.bias[8:12].any()
-    assert torch.equal(query.bias[12:], original[12:])
-
-
-def test_gradients_of_scores_and_weights() -> None:
-    """dL/dS is the blockwise sum of G x W, dL/dW is M x G, whatever the threshold."""
-    for threshold in (0.0, 0.1):
-        model, masks = masked_model()
-        scatter_scores(masks, spread=2.0)
-        model.train()
-        masks.threshold_now = threshold
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        query = model.bert.encoder.layer[1].attention.self.query
-        inside, outside = (
-            model.bert.encoder.layer[1].intermediate.dense,
-            model.bert.encoder.layer[1].output.dense,
-        )
-        with parametrize.cached():
-            effective = {m: m.weight for m in (query, inside, outside)}
-            for weight in effective.values():
-                weight.retain_grad()
-            loss = model(**padded_batch("bert"), labels=torch.tensor([0, 1, 0])).loss
-            loss.backward()
-        grad = {m: effective[m].grad for m in effective}
-        original = {m: m.parametrizations.weight.original for m in effective}
-        blocks = (grad[query] * original[query]).view(12, 4, 12, 4).sum((1, 3))
-        torch.testing.assert_close(masks.attention[4].grad, blocks, atol=1e-6, rtol=1e-5)
-        both = (grad[inside] * original[inside]).sum(1) + (grad[outside] * original[outside]).sum(0)
-        torch.testing.assert_close(masks.ffn[1].grad, both, atol=1e-6, rtol=1e-5)
-        mask = query.parametrizations.weight[0].mask()
-        full = mask.repeat_interleave(4, 0).repeat_interleave(4, 1)
-        assert torch.equal(original[query].grad, grad[query] * full)
-        if threshold:
-            assert not original[query].grad[full == 0].any()
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("l0", "magnitude")])
+@pytest.mark.parametrize("threshold", [0.0, 0.1])
+def test_gradients_of_scores_and_weights(variant: str, threshold: float) -> None:
+    """dL/dS is the blockwise sum of G x W, dL/dW is M x G, whatever threshold, rule and variant."""
+    model, masks = masked_model(**VARIANTS[variant])
+    scatter(masks, spread=2.0)
+    without_dropout(model)
+    masks.cut.now = threshold if variant != "topk" else 1.0 - threshold
+    layer = parts(model, 1)
+    with parametrize.cached():
+        effective = {name: layer[name].weight for name in layer}
+        for weight in effective.values():
+            weight.retain_grad()
+        model(**padded_batch("bert"), labels=LABELS).loss.backward()
+    product, original = {}, {}
+    for name, linear in layer.items():
+        original[name] = linear.parametrizations.weight.original
+        product[name] = effective[name].grad * original[name]
+        mask = mask_of(linear)
+        full = mask.repeat_interleave(linear.out_features // mask.shape[0], 0)
+        full = full.repeat_interleave(linear.in_features // mask.shape[1], 1)
+        assert torch.equal(original[name].grad, effective[name].grad * full)
+    container = dict(model.block_scores.named_modules())
+    for name, scores in container.items():
+        if not name.startswith("encoder_1"):
+            continue
+        sublayer, which = name.split("_")[2:]
+        grad, names = scores.values.grad, {"attention": "qkvo", "ffn": ("in", "out")}[sublayer]
+        if which == "units":
+            size = SIZE if sublayer == "attention" else 1
+            expected = product[names[-1]].sum(0).view(-1, size).sum(1)
+            for other in names[:-1]:
+                expected = expected + product[other].sum(1).view(-1, size).sum(1)
+        else:
+            block = product[names[int(which)]]
+            r, c = grad.shape
+            expected = block.view(r, block.shape[0] // r, c, block.shape[1] // c).sum((1, 3))
+        torch.testing.assert_close(grad, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_a_dead_block_can_come_back() -> None:
     model, masks = masked_model()
     model.train()
-    masks.threshold_now = 0.1
-    scores = masks.attention[0]
+    masks.cut.now = 0.1
+    scores = values(masks, "attention")[0]
     with torch.no_grad():
         scores.fill_(-2.3)
-    model(**padded_batch("bert"), labels=torch.tensor([0, 1, 0])).loss.backward()
+    model(**padded_batch("bert"), labels=LABELS).loss.backward()
     wanted = scores.grad < 0
     with torch.no_grad():
         scores -= scores.grad * (1.0 / scores.grad.abs().min())
@@ -184,92 +122,221 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("step", "threshold", "strength"), PUBLISHED)
 def test_the_published_schedule(step: int, threshold: float, strength: float) -> None:
-    _, masks = masked_model()
-    part = MovementPart(masks, Movement(**KEYS, warmup=5400, cooldown=54000))
+    _, masks = masked_model(warmup=5400, cooldown=54000)
+    part = part_of(masks)
     part.before_step(step, 110_660)
-    assert masks.threshold_now == pytest.approx(threshold, rel=1e-6, abs=1e-12)
+    assert masks.cut.now == pytest.approx(threshold, rel=1e-6, abs=1e-12)
     assert part.strength == pytest.approx(strength, rel=1e-5, abs=1e-9)
 
 
 def test_the_default_fractions_are_the_published_ones() -> None:
-    keys = Movement(**KEYS)
+    keys = movement()
     assert (keys.warmup, keys.cooldown) == (0.0488, 0.488)
     assert keys.warmup * 110_660 == pytest.approx(5400, rel=1e-3)
 
 
 def test_the_schedule_needs_steps_in_between() -> None:
     with pytest.raises(UserError, match="leave none"):
-        threshold_at(0, 100, 60, 40, 0.1)
-    values = [threshold_at(t, 100, 10, 30, 0.1) for t in range(100)]
-    assert values == sorted(values)
-    assert values[10] == 0 < values[11]
-    assert values[70] == pytest.approx(0.1)
+        progress_at(0, 100, 60, 40)
+    shares = [progress_at(t, 100, 10, 30) for t in range(100)]
+    assert shares == sorted(shares)
+    assert shares[10] == 0 < shares[11]
+    assert shares[70] == pytest.approx(1.0)
+    assert shares[40] == pytest.approx(1 - 0.125)
+
+
+@pytest.mark.parametrize(
+    ("keys", "start", "end"),
+    [({"mask": "raw"}, -10, -2.1972246), ({"mask": "topk", "threshold": 0.15}, 1.0, 0.15)],
+)
+def test_schedules_of_the_other_masks(keys: dict[str, Any], start: float, end: float) -> None:
+    _, masks = masked_model(**keys, warmup=10, cooldown=30)
+    part = part_of(masks)
+    for step, share in ((0, 0.0), (40, 0.875), (99, 1.0)):
+        part.before_step(step, 100)
+        assert masks.cut.now == pytest.approx(start + share * (end - start))
+        assert part.strength == pytest.approx(0.0 if "topk" in keys.values() else 20 * share)
 
 
 def test_the_regulariser() -> None:
+    for attention, ffn, expected in ((1.0, 1.0, 0.5), (2.0, 1.0, 0.75), (1.0, 0.0, 0.25), (0.0, 4.0, 1.0)):
+        _, masks = masked_model(attention_regularization=attention, ffn_regularization=ffn)
+        assert masks.regularization().item() == pytest.approx(expected)
     _, masks = masked_model()
-    assert masks.regularization(1.0, 1.0).item() == pytest.approx(0.5)
-    assert masks.regularization(2.0, 1.0).item() == pytest.approx(0.75)
-    assert masks.regularization(1.0, 0.0).item() == pytest.approx(0.25)
+    scatter(masks)
+    assert 0 < masks.regularization().item() < 1
     with torch.no_grad():
-        for scores in [*masks.attention, *masks.ffn]:
+        for scores in values(masks):
             scores.fill_(-50.0)
-    assert masks.regularization(1.0, 1.0).item() == pytest.approx(0.0, abs=1e-6)
+    assert masks.regularization().item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_the_regulariser_s_gradient_on_bert_base() -> None:
-    config = BertConfig(vocab_size=10)
-    with torch.device("meta"):
-        model = BertForQuestionAnswering(config)
-    masks = Masks(model, (32, 32), 0.1)
-    masks.attention = [torch.zeros(24, 24, requires_grad=True) for _ in masks.attention]
-    masks.ffn = [torch.zeros(3072, requires_grad=True) for _ in masks.ffn]
-    masks.regularization(1.0, 1.0).backward()
-    assert masks.attention[0].grad.flatten()[0].item() == pytest.approx(4.521e-6, rel=1e-3)
-    assert masks.ffn[0].grad[0].item() == pytest.approx(3.391e-6, rel=1e-3)
+@pytest.mark.parametrize(
+    ("keys", "attention", "ffn"),
+    [({}, 4.521e-6, 3.391e-6), ({"variant": "struct"}, 2.170e-4, 3.391e-6)],
+)
+def test_the_regulariser_s_gradient_on_bert_base(keys: dict[str, Any], attention: float, ffn: float) -> None:
+    masks = on_paper(**(keys or {"attention_block": [32, 32]}))
+    for scores in masks.scores["attention"] + masks.scores["ffn"]:
+        scores.values = torch.nn.Parameter(torch.zeros(scores.values.shape))
+    masks.regularization().backward()
+    assert values(masks, "attention")[0].grad.flatten()[0].item() == pytest.approx(attention, rel=1e-3)
+    assert values(masks, "ffn")[0].grad[0].item() == pytest.approx(ffn, rel=1e-3)
 
 
 def test_warm_up_adds_no_term() -> None:
-    _, masks = masked_model()
-    part = MovementPart(masks, Movement(**KEYS, warmup=10, cooldown=10))
+    _, masks = masked_model(warmup=10, cooldown=10)
+    part = part_of(masks)
     part.before_step(5, 100)
     assert part.loss() is None
     part.before_step(95, 100)
     assert part.loss().item() == pytest.approx(20 * 0.5)
 
 
-def test_eval_uses_the_final_threshold() -> None:
-    model, masks = masked_model()
-    with torch.no_grad():
-        masks.ffn[0].fill_(-3.0)
-    masks.threshold_now = 0.0
-    model.train()
-    assert model.bert.encoder.layer[0].intermediate.dense.weight.any()
-    model.eval()
-    assert not model.bert.encoder.layer[0].intermediate.dense.weight.any()
-    model.train()
-    assert model.bert.encoder.layer[0].intermediate.dense.weight.any()
-
-
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", CONFIGS)
-def test_folding_keeps_the_function_and_leaves_no_scores(family: str) -> None:
+def test_masked_equals_folded_equals_sliced_equals_reloaded(
+    family: str, variant: str, tmp_path: Path
+) -> None:
     inputs = padded_batch(family)
-    model, masks = masked_model(family)
-    scatter_scores(masks)
+    model, masks = masked_model(family, **VARIANTS[variant])
     names = set(tiny_model(family).state_dict())
+    spread = {"block": -9.0, "block-biases-stay": -9.0, "struct": -1.5, "struct-biases-stay": -1.5}
+    scatter(masks, mean=spread.get(variant, -3.0))
     expected = logits(model, inputs)
     masks.fold()
     torch.testing.assert_close(logits(model, inputs), expected, atol=1e-6, rtol=0)
     assert set(model.state_dict()) == names
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    structure = fold_dead_units(model)
+    with Gates(model, structure):
+        torch.testing.assert_close(logits(model, inputs), expected, atol=1e-5, rtol=0)
+    small = slice_model(model, structure)
+    torch.testing.assert_close(logits(small, inputs), expected, atol=1e-5, rtol=0)
+    figures = measures(small)
+    assert figures["sliced_density"] == pytest.approx(structure.density())
+    assert figures["nonzero_density"] <= figures["sliced_density"]
+    checkpoint.save(small, tmp_path)
+    assert torch.equal(logits(checkpoint.load(tmp_path), inputs), logits(small, inputs))
+    # Folding what is folded changes nothing more.
+    assert fold_dead_units(model).to_json() == structure.to_json()
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, weights[name])]
+    assert all(name.endswith("bias") for name in changed)
 
 
-def test_densities_count_what_is_kept() -> None:
-    model, masks = masked_model()
+@pytest.mark.parametrize("family", CONFIGS)
+def test_blocks_that_leave_a_constant_behind_an_activation_without_a_zero(family: str) -> None:
+    """Row of the first FFN matrix dead, column of the second alive, act(0) != 0."""
+    inputs = padded_batch(family)
+    model, masks = masked_model(family, variant="block")
+    for module in list(model.modules()):
+        for name in {"intermediate_act_fn", "activation"} & set(dict(module.named_children())):
+            setattr(module, name, torch.nn.Sigmoid())
     with torch.no_grad():
-        masks.ffn[0][:20] = -9.0
-    figures = masks.densities()
-    assert figures["attention"] == 1.0
-    assert figures["ffn"] == pytest.approx(1 - 20 / 120)
+        masks.scores["ffn"][0].values[2] = -9.0
+    expected = logits(model, inputs)
     masks.fold()
-    weight = model.bert.encoder.layer[0].intermediate.dense.weight
-    assert (weight == 0).all(dim=1).sum() == 20
+    structure = fold_dead_units(model)
+    assert set(structure.layers[0].sublayers["ffn"].kept) & {8, 9, 10, 11} == set()
+    torch.testing.assert_close(logits(slice_model(model, structure), inputs), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dead", ["q", "k"])
+def test_reference_heads_are_lossy_where_exact_ones_are_not(dead: str) -> None:
+    inputs = padded_batch("bert")
+    model = tiny_model("bert")
+    with torch.no_grad():
+        for i in range(3):
+            linear = parts(model, i)[dead]
+            linear.weight[:SIZE] = 0
+            linear.bias[:SIZE] = 0
+    expected = logits(model, inputs)
+    exact, lossy = alive_units(model), alive_units(model, "reference")
+    assert exact.heads() == 3 * HEADS
+    assert exact.heads() - lossy.heads() == 3
+    assert alive_units(model, "uniform").to_json() == lossy.to_json()
+    fold_dead_units(model, "reference")
+    assert (logits(slice_model(model, lossy), inputs) - expected).abs().max() > 1e-3
+
+
+def test_the_reference_rule_keeps_a_layer_s_first_head_and_looks_at_no_output() -> None:
+    model = tiny_model("bert")
+    with torch.no_grad():
+        parts(model, 0)["k"].weight.zero_()
+        parts(model, 1)["o"].weight[:, :SIZE] = 0
+    kept = [la.sublayers["attention"].kept for la in alive_units(model, "reference").layers]
+    assert kept == [(0,), (0, 1, 2, 3), (0, 1, 2, 3)]
+    kept = [la.sublayers["attention"].kept for la in alive_units(model, "uniform").layers]
+    assert kept == [(), (1, 2, 3), (0, 1, 2, 3)]
+
+
+def test_filling_leaves_no_hole() -> None:
+    model, masks = masked_model()
+    scatter(masks, mean=-2.0)
+    masks.fold()
+    small = slice_model(model, fold_dead_units(model))
+    before = measures(small)
+    assert before["nonzero_density"] < before["sliced_density"] < 1
+    fill_zeros(small, 0.01, seed=1)
+    after = measures(small)
+    assert after["nonzero_density"] == after["sliced_density"] == before["sliced_density"]
+
+
+@pytest.mark.parametrize("variant", ["hybrid", "struct", "block"])
+def test_the_graph_has_the_pruned_widths_and_no_masks(variant: str, tmp_path: Path) -> None:
+    model, masks = masked_model(**VARIANTS[variant])
+    scatter(masks, mean=-9.0 if variant == "block" else -2.0)
+    masks.fold()
+    structure = fold_dead_units(model)
+    small = slice_model(model, structure)
+    export_onnx(small, "text-classification", 18, tmp_path / "model.onnx")
+    check_parity(small, tmp_path / "model.onnx", 1e-4)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    weights = {t.name: tuple(t.dims) for t in graph.initializer}
+    products = [n for n in graph.node if n.op_type == "MatMul" and n.input[1] in weights]
+    widths = {w for n in products for w in weights[n.input[1]]}
+    kept = [la.sublayers for la in structure.layers]
+    wanted = {len(s["ffn"].kept) for s in kept} | {len(s["attention"].kept) * SIZE for s in kept}
+    assert widths - {0} <= wanted | {HIDDEN}
+    assert wanted - {0} <= widths
+    matrices = {name for name, dims in weights.items() if len(dims) == 2 and min(dims) > 1}
+    masked = [n for n in graph.node if n.op_type in ("Where", "Mul") and matrices & set(n.input)]
+    assert masked == []
+
+
+def test_target_sparsity_is_reached_in_the_cool_down(tmp_path: Path) -> None:
+    model, masks = masked_model(warmup=2, cooldown=8, regularization=1, score_learning_rate=0.1)
+    part = part_of(masks, sparsity=0.6)
+    train(model, run_of(tmp_path, rows(), part=part))
+    masks.cut.final = masks.threshold_for(0.6)
+    masks.fold()
+    assert 1 - alive_units(model).density() == pytest.approx(0.6, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("strength", "low", "high"), [(300.0, 0.0, 0.5), (0.0, 0.9, 1.0)], ids=["strong", "none"]
+)
+def test_the_regulariser_drives_the_density(strength: float, low: float, high: float, tmp_path: Path) -> None:
+    model, masks = masked_model(warmup=0.05, cooldown=0.3, regularization=strength, score_learning_rate=0.1)
+    part = part_of(masks)
+    log = train(model, run_of(tmp_path, rows(64), part=part, epochs=12.0))
+    masks.fold()
+    density = alive_units(model).density()
+    assert low <= density <= high
+    assert all(row["loss"] == row["loss"] and abs(row["loss"]) < 1e3 for row in log)
+    assert structure_of(model).density() == 1
+
+
+@pytest.mark.parametrize("variant", ["l0", "magnitude", "topk"])
+def test_other_masks_train_and_prune(variant: str, tmp_path: Path) -> None:
+    keys = {"warmup": 0.05, "cooldown": 0.3, "score_learning_rate": 0.2} | VARIANTS[variant]
+    keys |= {"regularization": 400.0} if variant == "l0" else {}
+    model, masks = masked_model(**keys)
+    log = train(model, run_of(tmp_path, rows(64), part=part_of(masks), epochs=12.0))
+    assert log[-1]["density_total"] < 0.75
+    expected = logits(model, padded_batch("bert"))
+    masks.fold()
+    structure = fold_dead_units(model)
+    assert structure.density() < 1
+    small = slice_model(model, structure)
+    torch.testing.assert_close(logits(small, padded_batch("bert")), expected, atol=1e-5, rtol=0)

@@ -13,14 +13,12 @@ from compressor.models.architecture import structure_of
 from compressor.models.gates import Gates
 from compressor.models.outputs import collect_outputs, load_outputs, save_outputs, torch_runner
 from compressor.models.structure import SubLayer
-from compressor.pruning.movement import Movement
-from compressor.pruning.movement.masks import Masks
-from compressor.pruning.movement.training import MovementPart
 from compressor.schema import Distill, TrainingKeys
 from compressor.training.batches import LengthGrouped
 from compressor.training.distillation import FAR, collate_with_teacher, distillation_loss, divergence
 from compressor.training.fill import fill_zeros
 from compressor.training.trainer import Run, _Trainer, newest_checkpoint, train
+from tests.pruning.masked import masked_model, part_of, values
 from tests.zoo import logits, padded_batch, tiny_model
 
 
@@ -102,9 +100,9 @@ def test_token_logits_count_real_tokens_and_regression_is_squared() -> None:
 def test_outputs_come_back_in_order_and_from_disk(tmp_path: Path) -> None:
     model, features = tiny_model("bert", "question-answering"), rows(11)
     outputs = collect_outputs(torch_runner(model), features, collate, ["start_logits"], silent, batch_size=4)
-    for row, values in zip(features, outputs["start_logits"], strict=True):
+    for row, found in zip(features, outputs["start_logits"], strict=True):
         alone = torch_runner(model)(collate([{k: row[k] for k in ("input_ids", "attention_mask")}]))
-        np.testing.assert_allclose(values, alone["start_logits"][0], atol=1e-5)
+        np.testing.assert_allclose(found, alone["start_logits"][0], atol=1e-5)
     save_outputs(tmp_path / "o.npz", outputs)
     again = load_outputs(tmp_path / "o.npz")
     assert all(
@@ -126,16 +124,15 @@ def test_teacher_outputs_travel_with_their_features() -> None:
 
 
 def test_optimiser_groups(tmp_path: Path) -> None:
-    model = tiny_model("bert")
-    masks = Masks(model, (4, 4), 0.1)
-    part = MovementPart(masks, Movement(method="movement", attention_block=[4, 4]))
+    model, masks = masked_model()
+    part = part_of(masks)
     trainer = _Trainer(model, run_of(tmp_path, rows(), weight_decay=0.1, part=part))
     groups = trainer.create_optimizer().param_groups
     every = [id(p) for group in groups for p in group["params"]]
     assert sorted(every) == sorted(id(p) for p in model.parameters())
     assert [g["weight_decay"] for g in groups] == [0.1, 0.0, 0.0]
     assert groups[2]["lr"] == 1e-2
-    assert {id(p) for p in groups[2]["params"]} == {id(s) for s in [*masks.attention, *masks.ffn]}
+    assert {id(p) for p in groups[2]["params"]} == {id(s) for s in values(masks)}
     assert all(p.dim() == 1 for p in groups[1]["params"])
 
 
@@ -180,20 +177,29 @@ def test_an_unfinished_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
 
 
-@pytest.mark.parametrize("pruning", [False, True], ids=["finetune", "movement"])
+MOVEMENT: dict[str, dict[str, Any]] = {
+    "movement": {},
+    "l0": {"mask": "l0"},
+    "patched": {"nonorm": 0.5, "relu": 8},
+    "magnitude": {"mask": "magnitude", "threshold": 0.3},
+}
+
+
+@pytest.mark.parametrize("pruning", [None, *MOVEMENT])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path: Path, pruning: bool, accumulation: int) -> None:
+def test_a_killed_run_ends_as_an_undisturbed_one(
+    tmp_path: Path, pruning: str | None, accumulation: int
+) -> None:
     """Weights, scores and log of a run resumed in the middle of an epoch are bitwise those of a whole one."""
 
     class Killed(Exception):
         pass
 
     def attempt(folder: Path, stop_at: float = 2.0) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-        model = tiny_model("bert")
-        part = None
+        model, part = tiny_model("bert"), None
         if pruning:
-            keys = Movement(method="movement", attention_block=[4, 4], warmup=2, cooldown=4)
-            part = MovementPart(Masks(model, (4, 4), 0.1), keys)
+            model, masks = masked_model(**MOVEMENT[pruning], warmup=2, cooldown=4)
+            part = part_of(masks)
         run = run_of(folder, rows(), part=part, gradient_accumulation=accumulation)
 
         def progress(_what: str, share: float) -> None:

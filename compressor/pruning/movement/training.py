@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from compressor.errors import UserError
+from compressor.pruning.movement import OPEN, Movement
 from compressor.pruning.movement.masks import Masks
+from compressor.pruning.movement.patches import Patches
 from compressor.schema import steps_of
 
-if TYPE_CHECKING:
-    from compressor.pruning.movement import Movement
 
-
-def threshold_at(step: int, total: int, warmup: int, cooldown: int, final: float) -> float:
-    """Threshold before optimiser step `step`: 0 in the warm-up, cubic to `final`, constant in the cool-down.
+def progress_at(step: int, total: int, warmup: int, cooldown: int) -> float:
+    """How far the threshold has come before optimiser step `step`: 0 in the warm-up, cubic, 1 in the cool-down.
 
     Raises:
         UserError: warm-up and cool-down leave no step in between.
@@ -28,41 +27,50 @@ def threshold_at(step: int, total: int, warmup: int, cooldown: int, final: float
     if step <= warmup:
         return 0.0
     if step > total - cooldown:
-        return final
-    remaining = 1 - (step - warmup) / (total - warmup - cooldown)
-    return final - final * remaining**3
+        return 1.0
+    return 1.0 - (1 - (step - warmup) / (total - warmup - cooldown)) ** 3
 
 
 class MovementPart:
-    """Sets the threshold before every step and adds the regulariser, whose strength follows the threshold."""
+    """Sets the threshold before every step and adds the regulariser, whose strength follows the threshold.
 
-    def __init__(self, masks: Masks, keys: Movement) -> None:
+    With a `sparsity` to aim at, the cool-down's threshold is the one that removes that much.
+    """
+
+    def __init__(
+        self, masks: Masks, patches: Patches, keys: Movement, seed: int = 0, sparsity: float | None = None
+    ) -> None:
         self.masks = masks
+        self.patches = patches
         self.keys = keys
+        self.seed = seed
+        self.sparsity = sparsity
         self.strength = 0.0
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """One group: all scores, with their own learning rate and no decay."""
-        scores = [*self.masks.attention, *self.masks.ffn]
-        return [{"params": scores, "lr": self.keys.score_learning_rate, "weight_decay": 0.0}]
+        scores = self.masks.parameters()
+        return (
+            [{"params": scores, "lr": self.keys.score_learning_rate, "weight_decay": 0.0}] if scores else []
+        )
 
     def before_step(self, step: int, total: int) -> None:
-        """Move the threshold and the regulariser along their schedule."""
-        keys = self.keys
-        warmup, cooldown = steps_of(keys.warmup, total), steps_of(keys.cooldown, total)
-        self.masks.threshold_now = threshold_at(step, total, warmup, cooldown, keys.threshold)
-        self.strength = keys.regularization * self.masks.threshold_now / keys.threshold
+        """Move threshold, regulariser and patches along their schedules."""
+        keys, cut = self.keys, self.masks.cut
+        progress = progress_at(step, total, steps_of(keys.warmup, total), steps_of(keys.cooldown, total))
+        if self.sparsity is not None and progress == 1.0:
+            cut.final = self.masks.threshold_for(self.sparsity)
+        start = OPEN[keys.mask]
+        cut.now = start + (cut.final - start) * progress
+        self.strength = keys.strength * progress
+        self.masks.draw(self.seed + step)
+        self.patches.move(step, total)
 
     def loss(self) -> Tensor | None:
         """lambda(t) R(S)."""
-        if self.strength == 0.0:
-            return None
-        keys = self.keys
-        return self.strength * self.masks.regularization(
-            keys.attention_regularization, keys.ffn_regularization
-        )
+        return self.strength * self.masks.regularization() if self.strength else None
 
     def log(self) -> dict[str, float]:
         """Threshold, regulariser strength and non-zero densities by part (if it were cut now)."""
         densities = {f"density_{part}": value for part, value in self.masks.densities().items()}
-        return {"threshold": self.masks.threshold_now, "lambda": self.strength} | densities
+        return {"threshold": self.masks.cut.now, "lambda": self.strength} | densities

@@ -146,12 +146,15 @@ class Context(Protocol):
 class Pruner(Keys):
     """Base of all methods. Docstring: the paper, what is removed, what training it needs, a recipe."""
 
-    targets: ClassVar[frozenset[str]] = frozenset()
-    """Goals of the recipe's `target` block that it can aim at."""
     guides: ClassVar[tuple[str, ...]] = ()
     """Its keys that name another stage whose structure it reads."""
 
     method: str
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """Goals of the recipe's `target` block that it can aim at."""
+        return frozenset()
 
     @property
     def training(self) -> TrainingKeys | None:

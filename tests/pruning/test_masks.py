@@ -300,6 +300,17 @@ def test_rewind_by_nothing_and_by_everything() -> None:
         assert torch.equal(mask_of(parts(model)["q"]), expected)
 
 
+def test_a_guide_of_another_shape_is_refused() -> None:
+    _, masks = masked_model()
+    with pytest.raises(UserError, match="of the same shape"):
+        masks.protect(structure_of(tiny_model("bert", num_hidden_layers=2)))
+
+
+def test_only_thresholds_on_scores_aim_at_a_sparsity() -> None:
+    assert movement().targets == movement(mask="raw").targets == {"sparsity"}
+    assert movement(mask="l0").targets == movement(mask="topk", threshold=0.5).targets == frozenset()
+
+
 def test_densities_count_what_is_kept() -> None:
     model, masks = masked_model()
     with torch.no_grad():

@@ -16,6 +16,7 @@ from compressor.models.measures import measures
 from compressor.models.slicing import slice_model
 from compressor.onnx.export import check_parity, export_onnx
 from compressor.pruning.fold import alive_units, fold_dead_units
+from compressor.pruning.movement.masks import Masks
 from compressor.pruning.movement.training import progress_at
 from compressor.training.fill import fill_zeros
 from compressor.training.trainer import train
@@ -340,3 +341,15 @@ def test_other_masks_train_and_prune(variant: str, tmp_path: Path) -> None:
     assert structure.density() < 1
     small = slice_model(model, structure)
     torch.testing.assert_close(logits(small, padded_batch("bert")), expected, atol=1e-5, rtol=0)
+
+
+def test_a_model_of_24_layers(tmp_path: Path) -> None:
+    model, inputs = tiny_model("bert", num_hidden_layers=24), padded_batch("bert")
+    masks = Masks(model, movement())
+    scatter(masks, mean=-3.0)
+    expected = logits(model, inputs)
+    masks.fold()
+    small = slice_model(model, fold_dead_units(model))
+    torch.testing.assert_close(logits(small, inputs), expected, atol=1e-5, rtol=1e-5)
+    export_onnx(small, "text-classification", 18, tmp_path / "model.onnx")
+    check_parity(small, tmp_path / "model.onnx", 1e-4)

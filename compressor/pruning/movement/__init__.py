@@ -53,7 +53,6 @@ class Movement(Pruner, TrainingKeys):
                   distill: {teacher: teacher}}
     """
 
-    targets: ClassVar[frozenset[str]] = frozenset({"sparsity"})
     guides: ClassVar[tuple[str, ...]] = ("rewind",)
 
     method: Literal["movement"]
@@ -113,6 +112,11 @@ class Movement(Pruner, TrainingKeys):
         if self.mask in NEEDS_SHARE and given & {"regularization", "attention_regularization"}:
             raise ValueError(f"mask {self.mask} keeps a given share: leave regularization out")
         return self
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """A sparsity, by the threshold that reaches it: where there is one, and it is no share itself."""
+        return frozenset({"sparsity"} if self.mask in ("sigmoid", "raw") else ())
 
     @property
     def training(self) -> TrainingKeys:

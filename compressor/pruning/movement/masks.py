@@ -232,7 +232,13 @@ class Masks:
                 scores.draw(generator)
 
     def protect(self, guide: Structure) -> None:
-        """Keep the heads of `guide` whole, whatever their scores ("rewind")."""
+        """Keep the heads of `guide` whole, whatever their scores ("rewind").
+
+        Raises:
+            UserError: the guide was cut out of a model of another shape.
+        """
+        if guide.sizes != self.sizes or structure_of(self.model) != Structure.dense(self.sizes):
+            raise UserError("movement: `rewind` needs a guide and a dense model of the same shape")
         heads = {(la.stack, la.index): la.sublayers for la in guide.layers}
         for masked in self.masked:
             stack, layer, name = masked.key
@@ -295,8 +301,10 @@ class Masks:
         container = self.model.get_submodule(CONTAINER)
         training = container.training
         container.eval()
-        yield
-        container.train(training)
+        try:
+            yield
+        finally:
+            container.train(training)
 
     @torch.no_grad()
     def fold(self) -> None:

@@ -1,0 +1,49 @@
+"""Block movement pruning in the whole chain: a rewind by another stage's heads, and a family of sparsities."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.tiny import RECIPE, finish, start, write_recipe
+
+PRUNE = RECIPE[RECIPE.index("  - prune:") : RECIPE.index("  - slice:")]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    return write_recipe(tmp_path)
+
+
+def results(output: Path) -> dict:
+    return json.loads((output / "results.json").read_text(encoding="utf-8"))
+
+
+def test_a_rewind_keeps_the_guide_s_heads(recipe: Path, tmp_path: Path) -> None:
+    guide = PRUNE.replace("method: movement", "id: guide, method: movement, variant: struct")
+    guide = guide.replace("attention_block: [8, 8], regularization: 5", "regularization: 40")
+    again = PRUNE.replace("method: movement", "method: movement, rewind: guide")
+    text = recipe.read_text(encoding="utf-8")
+    old = PRUNE.replace("DATA", str(recipe.parent))
+    assert old in text
+    recipe.write_text(
+        text.replace(old, guide + again.replace("from: teacher", "from: model")), encoding="utf-8"
+    )
+    finish(start(recipe, tmp_path / "run"))
+    found = results(tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "guide" / "config.json").read_text(encoding="utf-8"))
+    kept = config["compressor"]["gates"]["layers"]
+    for mine, theirs in zip(found["variants"]["pruned_fp32"]["structure"]["layers"], kept, strict=True):
+        if theirs["attention"] != "constant":
+            assert set(theirs["attention"]["kept"]) <= set(mine["attention"]["kept"])
+
+
+def test_a_list_of_sparsities_makes_a_family(recipe: Path, tmp_path: Path) -> None:
+    options = ["--set", "target={sparsity: [0.3, 0.7]}", "--set", "stages.prune.epochs=2"]
+    finish(start(recipe, tmp_path / "run", *options))
+    found = results(tmp_path / "run")["variants"]
+    assert list(found) == ["dense_fp32", "s30_fp32", "s70_fp32", "dense_int8", "s30_int8", "s70_int8"]
+    unit = 4 * 16 * 32 / (2 * (4 * 32 * 32 + 2 * 32 * 48))  # a head is the largest piece that is cut
+    for name, sparsity in (("s30_fp32", 0.3), ("s70_fp32", 0.7)):
+        assert sparsity - unit <= 1 - found[name]["sliced_density"] <= sparsity
+    assert (tmp_path / "run" / "artifact" / "model.onnx").exists()

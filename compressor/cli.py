@@ -71,15 +71,13 @@ def run(
         log = log_to(project.output / "run.log")
         results = run_recipe(project, start, fresh, started=lambda: logs.enter_context(log))
     from compressor.report.console import summary_table
-    from compressor.report.verdict import verdict
-    from compressor.results import passed
+    from compressor.results import handed_over, passed
 
     out(summary_table(results))
     for name, value in results["task"]["reference_points"].items():
-        out(f"reference point {name.replace('_', ' ')}: {value:.4f}")
-    out(verdict(results))
+        out(f"reference point {name.replace('_', ' ')}: accuracy {value:.4f}")
     good = passed(results, project.recipe.gates.on_noise)
-    where = project.output / ("artifact" if good else f"rejected/{results['final']}")
+    where = handed_over(project, results)
     out(f"{'artifact' if good else 'refused'}: {where}", f"report: {project.output / 'report.html'}")
     if not good:
         missed = [
@@ -87,7 +85,7 @@ def run(
             for g in results["gates"]
             if not g["passed"]
         ]
-        raise GateError(f"gates not passed: {', '.join(missed)}")
+        raise GateError(f"gates not passed: {', '.join(dict.fromkeys(missed))}")
 
 
 @app.command()
@@ -134,6 +132,10 @@ def bench(
         typer.Option(metavar="RECIPE", help="also time the real lengths of a recipe's validation data"),
     ] = None,
     sets: Sets = None,
+    sessions: Annotated[
+        int | None,
+        typer.Option(min=1, help="also count the examples a second of so many sessions side by side"),
+    ] = None,
     seconds: Annotated[float, typer.Option(help="timed seconds of a cell in each process")] = 3.0,
     processes: Annotated[int, typer.Option(min=3, help="fresh processes a cell")] = 6,
     json_to: Annotated[
@@ -149,7 +151,7 @@ def bench(
 
     grid = parse_grid(batch, seq, threads, provider, seconds, processes)
     recipe = load_recipe(lengths, sets or []) if lengths else None
-    out(*bench_models(model, baseline, grid, inputs or [], recipe, json_to))
+    out(*bench_models(model, baseline, grid, inputs or [], recipe, sessions, json_to))
 
 
 @app.command()
@@ -265,6 +267,8 @@ def _options(
 def main(arguments: list[str] | None = None) -> int:
     """Run the program and return its exit code (see `errors`); one clear message instead of a traceback."""
     command = typer.main.get_command(app)
+    # An option of the program, not of a verb; typed behind the verb it means the same.
+    arguments = sorted(sys.argv[1:] if arguments is None else arguments, key=lambda word: word != "--debug")
     try:
         code = int(command.main(arguments, prog_name="compressor", standalone_mode=False) or 0)
         return _fail(INTERRUPTED, code) if code == 130 else code

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from compressor.schema import Progress as Report
+
+log = logging.getLogger(__name__)
 
 NEWS_EVERY = 60.0
 """Seconds between lines on what is no terminal (a log file, a CI job)."""
 
 
 class Display:
-    """Writes to standard error, so that standard output stays for results.
+    """Writes to standard error, so that standard output stays for results; lines go to the log as well.
 
     On a terminal a stage has a bar; elsewhere a line a minute says how far it is.
     """
@@ -25,12 +29,14 @@ class Display:
         self.console = console or Console(stderr=True, quiet=quiet)
 
     def line(self, text: str) -> None:
-        """One line of news."""
+        """One line of news, which may hold console markup."""
+        log.info(Text.from_markup(text).plain)
         self.console.print(text, highlight=False)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Report]:
         """Yields the function that a stage calls as it goes on."""
+        log.info("%s begins", name)
         if not self.console.is_terminal:
             yield _News(self, name)
             return

@@ -35,14 +35,14 @@ def appearing(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    _remove(temporary)
+    remove(temporary)
     try:
         yield temporary
         if target.is_dir():
             shutil.rmtree(target)
         os.replace(temporary, target)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def write_text(target: Path, text: str) -> None:
@@ -86,7 +86,8 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all it holds, if it is there."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from logging.handlers import BufferingHandler
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 def quiet_libraries() -> None:
@@ -26,8 +29,25 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
+def held_back() -> Iterator[Callable[[], None]]:
+    """Keep what is logged in the meantime: calling what is yielded logs it again, when there is a log to write."""
+    handler = BufferingHandler(capacity=10_000)
+
+    def again() -> None:
+        for record in handler.buffer:
+            logging.getLogger(record.name).handle(record)
+
+    logging.getLogger("compressor").setLevel(logging.INFO)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield again
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+@contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Write everything that is logged in the meantime to `path` too."""
+    """Write everything that is logged in the meantime to `path` too, last of all what ended it early."""
     logging.raiseExceptions = False  # a full disk is said once, not by a traceback a line
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
@@ -37,6 +57,9 @@ def log_to(path: Path) -> Iterator[None]:
     logging.getLogger("compressor").setLevel(logging.INFO)
     try:
         yield
+    except BaseException as error:
+        log.error("ended by %s", type(error).__name__, exc_info=True)
+        raise
     finally:
         root.removeHandler(handler)
         with suppress(OSError):

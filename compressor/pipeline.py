@@ -12,9 +12,10 @@ from typing import Any
 
 from compressor.errors import GateError, RunError, UserError
 from compressor.files import appearing, disk_is_full, write_json
+from compressor.log import held_back
 from compressor.preflight import check_everything
 from compressor.project import RECORD, SCRATCH, Project
-from compressor.results import finish
+from compressor.results import finish, withdraw
 from compressor.schema import suggest
 from compressor.stages.base import LOCK, Work
 from compressor.stages.chain import Node
@@ -44,9 +45,11 @@ def run_recipe(
         raise UserError(
             f"--from {start}: no such stage{suggest(start, names)} (there are: {', '.join(names)})"
         )
-    check_everything(project)
+    with held_back() as log_again:
+        check_everything(project)
     with nothing_left(project.output), locked(project.output):
         started()
+        log_again()
         _clean(project, start, fresh)
         stages = [_stage(project, node) for node in project.chain.nodes]
         return finish(project, stages)
@@ -57,6 +60,7 @@ def _stage(project: Project, node: Node) -> dict[str, Any]:
     if stored:
         project.display.line(f"[dim]{node.name}: done before, kept[/]")
         return stored | {"cached": True}
+    withdraw(project.output)
     began = time.monotonic()
     target = project.output / node.name
     with peak_memory() as peak, project.display.stage(node.name) as progress, appearing(target) as folder:
@@ -91,6 +95,8 @@ def _run_stage(project: Project, node: Node, work: Work) -> dict[str, Any]:
             raise RunError(
                 f"no space left in {project.output}; make room and run the same command again"
             ) from error
+        if isinstance(error, RunError):
+            raise RunError(f"{node.name}: {error}") from error
         raise
 
 

@@ -69,6 +69,7 @@ def plan(project: Project) -> dict[str, Any]:
     from compressor.benchmark.machine import usable_cores
     from compressor.errors import UserError
     from compressor.models import checkpoint
+    from compressor.preflight import check_cut
 
     try:
         config = checkpoint.peek(sized(project.recipe.model), offline=True)
@@ -76,6 +77,8 @@ def plan(project: Project) -> dict[str, Any]:
         if isinstance(project.recipe.model, NewModel) or folder_of(project.recipe.model):
             raise
         config = None
+    if config:
+        check_cut(project.recipe.model, config)
     try:
         examples = project.data.task.examples
         rows = {name: len(getattr(examples, name)) for name in ("train", "selection", "validation")}

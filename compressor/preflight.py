@@ -9,9 +9,9 @@ from compressor.benchmark.machine import usable_cores
 from compressor.benchmark.sessions import check_provider
 from compressor.errors import RunError, UserError
 from compressor.models.architecture import architecture_of
-from compressor.models.source import NewModel, describe
-from compressor.schema import TeacherModel
-from compressor.stages.base import LOCK, MODEL, RESULTS, TEACHER
+from compressor.models.source import ModelSource, NewModel, describe
+from compressor.project import outside_teacher
+from compressor.stages.base import LOCK, MODEL, TEACHER
 from compressor.stages.chain import stage_ids
 from compressor.stages.prune import Prune
 
@@ -33,8 +33,10 @@ def check_everything(project: Project) -> None:
     check_output(project.output)
     check_machine(project)
     config = checkpoint.peek(project.recipe.model)
-    teachers = {name: checkpoint.peek(name) for name in outside_teachers(project)}
-    for stage in project.recipe.stages:
+    check_cut(project.recipe.model, config)
+    stages = project.recipe.stages
+    teachers = {name: checkpoint.peek(name) for stage in stages if (name := outside_teacher(stage))}
+    for stage in stages:
         if isinstance(stage, Prune):
             stage.pruner.check(config)
     check_heads(project, config, teachers)
@@ -51,9 +53,18 @@ def check_output(folder: Path) -> None:
     if not there.is_dir():
         raise UserError(f"--output {folder}: {there} is a file; name a folder")
     names = {path.name for path in folder.iterdir()} if there == folder else set()
-    if names and not names & {LOCK, RESULTS}:
+    if names and LOCK not in names:
         raise UserError(
             f"--output {folder} holds files that are not of a run ({min(names)}); name a new or an empty folder"
+        )
+
+
+def check_cut(source: ModelSource, config: PretrainedConfig) -> None:
+    """The model is dense or sliced: one that is only held to its structure cannot be exported or pruned."""
+    if "gates" in (getattr(config, "compressor", None) or ()):
+        raise UserError(
+            f"the model '{describe(source)}' is pruned but not sliced yet: name the folder of a `slice` stage after "
+            "it, or a dense model"
         )
 
 
@@ -73,13 +84,6 @@ def check_machine(project: Project) -> None:
                 f"stages.{name}.batch_size {training.batch_size} is no multiple of --nproc {processes} x "
                 f"gradient_accumulation {training.gradient_accumulation}"
             )
-
-
-def outside_teachers(project: Project) -> list[str]:
-    """Models that are distilled from and are no stage of the run."""
-    trainings = [stage.training for stage in project.recipe.stages if stage.training]
-    teachers = [keys.distill.teacher for keys in trainings if keys.distill]
-    return list(dict.fromkeys(t.model for t in teachers if isinstance(t, TeacherModel)))
 
 
 def check_heads(project: Project, config: PretrainedConfig, teachers: dict[str, PretrainedConfig]) -> None:

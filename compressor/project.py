@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from compressor.display import Display
-from compressor.files import digest, sha256, stored_under
-from compressor.models.source import HubModel, NewModel, folder_of
+from compressor.files import digest, stored_under
+from compressor.models.source import model_content
 from compressor.recipe import Loaded, Recipe
-from compressor.schema import Progress, json_of
-from compressor.stages.base import Data, Work
+from compressor.schema import Progress, TeacherModel, json_of
+from compressor.stages.base import Data, Stage, Work
 from compressor.stages.chain import Chain, Node, build_chain
 from compressor.stages.open import OpenModel
 
@@ -58,6 +58,8 @@ class Project:
                 parts += [self.recipe.seed, self.training_data]
             if isinstance(node.stage, OpenModel):
                 parts.append(model_content(self.recipe.model))
+            if teacher := outside_teacher(node.stage):
+                parts.append(model_content(teacher))
             keys[node.name] = digest(parts)
         return keys
 
@@ -110,19 +112,7 @@ class Project:
         )
 
 
-def model_content(source: Any) -> Any:
-    """What identifies a model's content: hashes of a folder's files, a hub id with its commit, or the config."""
-    folder = folder_of(source) if not isinstance(source, NewModel) else None
-    if folder is not None:
-        return {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
-    if isinstance(source, NewModel):
-        return json_of(source)
-    from transformers.utils import cached_file
-    from transformers.utils.hub import extract_commit_hash
-
-    name, revision = (source.id, source.revision) if isinstance(source, HubModel) else (source, None)
-    try:
-        config = cached_file(name, "config.json", revision=revision, local_files_only=True)
-        return [name, extract_commit_hash(config, revision)]
-    except OSError:
-        return [name, revision]
+def outside_teacher(stage: Stage) -> str | None:
+    """The model from outside the run that a stage is distilled from, if any."""
+    distill = stage.training.distill if stage.training else None
+    return distill.teacher.model if distill and isinstance(distill.teacher, TeacherModel) else None

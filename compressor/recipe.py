@@ -20,7 +20,7 @@ from compressor.schema import Keys, suggest
 from compressor.stages.base import TEACHER, Stage
 from compressor.stages.chain import STAGES, Outline, Problem, build_chain, check_order, stage_ids
 from compressor.stages.prune import Prune
-from compressor.stages.release import GateKeys, Limit, cell_of
+from compressor.stages.release import UNJUDGED, GateKeys, Limit, cell_of, judged
 from compressor.tasks.schema import TaskKeys
 from compressor.yamlfile import Document, parse_value, read_yaml
 
@@ -225,21 +225,24 @@ def check_references(recipe: Recipe) -> Iterator[Problem]:
         methods = ", ".join(p.method for p in pruners) or "this chain"
         goals = " or ".join(recipe.target.given())
         yield ("target",), f"{methods} does not aim at {goals}; leave `target` out"
-    variants = build_chain(recipe.stages, recipe.baseline).variants
-    if recipe.release not in (names := ("final", "all", *variants)):
-        yield ("release",), f"no variant '{recipe.release}'{suggest(recipe.release, names)} {_among(names)}"
+    chain = build_chain(recipe.stages, recipe.baseline)
+    timed = {gate: getattr(recipe.gates, gate) for gate in ("min_speedup", "max_latency_ms")}
+    limits = {gate: limit for gate, limit in timed.items() if isinstance(limit, Limit)}
+    asked: dict[tuple[str | int, ...], str] = {("release",): recipe.release}
+    asked |= {("gates", gate, "variant"): limit.variant for gate, limit in limits.items() if limit.variant}
+    names = ("final", "all", *chain.variants)
+    for at, name in asked.items():
+        if name not in names:
+            yield at, f"no variant '{name}'{suggest(name, names)} {_among(names)}"
     cells = [cell.keys() for cell in recipe.benchmark.cells()]
-    for gate in ("min_speedup", "max_latency_ms"):
-        limit = getattr(recipe.gates, gate)
-        if not isinstance(limit, Limit):
-            continue
-        if limit.variant not in (names := ("final", *variants)):
-            message = f"no variant '{limit.variant}'{suggest(limit.variant, names)} {_among(names)}"
-            yield ("gates", gate, "variant"), message
+    for gate, limit in limits.items():
         if cell_of(cells, limit) is None:
-            asked = limit.model_dump(exclude={"value", "variant"}, exclude_none=True)
-            where = ", ".join(f"{key} {value}" for key, value in asked.items())
+            keys = limit.model_dump(exclude={"value", "variant"}, exclude_none=True)
+            where = ", ".join(f"{key} {value}" for key, value in keys.items())
             yield ("gates", gate), f"no cell with {where} is timed; see `benchmark`"
+    for gate, judges in judged(recipe.gates, recipe.release, chain.final, chain.variants).items():
+        if not judges:
+            yield ("gates", gate), UNJUDGED[gate]
 
 
 def _among(names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import shutil
 import subprocess
@@ -9,18 +10,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.files import digest, sha256, write_json
+from compressor.files import appearing, digest, remove, sha256, write_json
 from compressor.onnx.graph import file_bytes
 from compressor.schema import json_of
 from compressor.stages import evaluate
+from compressor.stages.base import RESULTS, open_tokenizer
+from compressor.stages.benchmark import measure_latency
 from compressor.stages.export import MODEL_FILE
 from compressor.stages.package import package, verify
-from compressor.stages.release import judge
+from compressor.stages.release import BASELINE, judge, let_through, stands_for
 
 if TYPE_CHECKING:
     from compressor.project import Project
 
+log = logging.getLogger(__name__)
+
 SCHEMA_VERSION = 1
+CHECKOUT = Path(__file__).resolve().parents[1]
+"""The tool's own, where it is not installed: there it is a folder of packages."""
+REPORT, ARTIFACT, ARTIFACTS, REJECTED = "report.html", "artifact", "artifacts", "rejected"
+MEASUREMENTS = "measurements"
 SIZES = ("parameters", "body_parameters", "nonzero_density", "sliced_density", "structure")
 
 
@@ -28,22 +37,38 @@ def finish(project: Project, stages: list[dict[str, Any]]) -> dict[str, Any]:
     """Everything that follows the stages; returns (and writes) the results."""
     from compressor.benchmark.machine import fingerprint, machine_key
     from compressor.report.page import write_report
+    from compressor.report.verdict import verdict
 
     machine = fingerprint()
     records = {row["id"]: row for row in stages}
     variants = {name: _variant(project, name, records) for name in project.chain.variants}
     results = _head(project, machine, stages) | {"variants": variants}
     _latency(project, results, machine_key(machine))
-    results["gates"] = judge(project.recipe.gates, results)
+    results["gates"] = judge(project.recipe.gates, project.recipe.release, results)
+    log.info(verdict(results))
+    withdraw(project.output)
     _package(project, results)
-    write_json(project.output / "results.json", results)
+    write_json(project.output / RESULTS, results)
     write_report(results, project.output)
     return results
 
 
 def passed(results: dict[str, Any], on_noise: str) -> bool:
     """Whether every gate passed; an inconclusive one counts as passed only where noise may be warned about."""
-    return all(g["passed"] or (g["inconclusive"] and on_noise == "warn") for g in results["gates"])
+    return all(let_through(gate, on_noise) for gate in results["gates"])
+
+
+def handed_over(project: Project, results: dict[str, Any]) -> Path:
+    """Where that lies which a user waits for: what was released or, where a gate was missed, what was refused."""
+    if not passed(results, project.recipe.gates.on_noise):
+        return project.output / REJECTED
+    return project.output / (ARTIFACTS if project.recipe.release == "all" else ARTIFACT)
+
+
+def withdraw(output: Path) -> None:
+    """Take back what an earlier run made of its stages: it does not belong to what lies beside it from now on."""
+    for name in (RESULTS, REPORT, ARTIFACT, ARTIFACTS, REJECTED):
+        remove(output / name)
 
 
 def _head(project: Project, machine: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -56,7 +81,7 @@ def _head(project: Project, machine: dict[str, Any], stages: list[dict[str, Any]
         "command": _command(project),
         "seed": recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": machine | {"git_revision": _git_revision()},
+        "environment": machine | {"git_revision": _git_revision(CHECKOUT)},
         "task": {
             "type": recipe.task.type,
             "metric": data.task.primary,
@@ -64,7 +89,7 @@ def _head(project: Project, machine: dict[str, Any], stages: list[dict[str, Any]
             "examples": {name: len(getattr(examples, name)) for name in ("train", "selection", "validation")},
             "reference_points": data.task.reference_points(),
         },
-        "baseline": "dense_fp32",
+        "baseline": BASELINE,
         "final": project.chain.final,
         "stages": [
             {k: row[k] for k in ("id", "verb", "seconds", "peak_rss_bytes", "cached")} for row in stages
@@ -81,6 +106,8 @@ def _command(project: Project) -> str:
     words += [word for override in project.loaded.overrides for word in ("--set", override)]
     if project.output != Path("runs") / project.recipe.name:
         words += ["--output", str(project.output)]
+    if project.processes > 1:
+        words += ["--nproc", str(project.processes)]
     return shlex.join(words)
 
 
@@ -89,48 +116,48 @@ def _variant(project: Project, name: str, records: dict[str, dict[str, Any]]) ->
     folder = project.output / node.name
     info = records[node.name]["info"]
     sized = info if "parameters" in info else records[node.inputs[0]]["info"]
-    key = digest(
-        [project.keys[node.name], json_of(project.recipe.task), evaluate.VERSION, project.training_data]
-    )
+    file = sha256(folder / MODEL_FILE)
+    task = json_of(project.recipe.task)
+    key = digest([project.keys[node.name], file, task, evaluate.VERSION, project.training_data])
     with project.display.stage(f"evaluate {name}") as progress:
         measured = evaluate.measure_accuracy(project.data, folder, _measured(project, name), key, progress)
+    metric = evaluate.metric_of(project.data, measured)
+    log.info("%s: %s %.4f", name, metric["name"], metric["value"])
     made = {
-        "metric": evaluate.metric_of(project.data, measured),
+        "metric": metric,
         "metrics": measured["metrics"],
         "precision": info["precision"],
         **{k: sized[k] for k in SIZES},
         "file_bytes": file_bytes(folder / MODEL_FILE),
-        "sha256": sha256(folder / MODEL_FILE),
+        "sha256": file,
     }
-    if name != "dense_fp32":
+    if name != BASELINE:
         made["metric_drop"] = evaluate.metric_drop(
-            project.data, _measured(project, "dense_fp32"), _measured(project, name)
+            project.data, _measured(project, BASELINE), _measured(project, name)
         )
     if info["precision"] == "fp32":
         made["parity"] = info["parity"] | {"agreement": None}
     else:
         sibling = f"{name.rpartition('_')[0]}_fp32"
-        made["parity"] = evaluate.agreement(_measured(project, name), _measured(project, sibling))
+        made["parity"] = evaluate.agreement(
+            project.data, _measured(project, name), _measured(project, sibling)
+        )
     return made
 
 
 def _latency(project: Project, results: dict[str, Any], machine: str) -> None:
-    from compressor.stages.benchmark import measure_latency
-
     task = project.data.task
     variants = project.chain.variants
     folders = {name: project.output / node for name, node in variants.items()}
-    from compressor.stages.base import open_tokenizer
-
-    tokenizer = open_tokenizer(folders["dense_fp32"], project.data.kind)
+    tokenizer = open_tokenizer(folders[BASELINE], project.data.kind)
     lengths = [len(ids) for ids in task.features(task.examples.validation, tokenizer)["input_ids"]]
     with project.display.stage("benchmark") as progress:
         measured = measure_latency(
             project.recipe.benchmark,
             folders,
-            "dense_fp32",
+            BASELINE,
             lengths,
-            project.output / "measurements" / "latency",
+            project.output / MEASUREMENTS,
             machine,
             progress,
         )
@@ -141,38 +168,33 @@ def _latency(project: Project, results: dict[str, Any], machine: str) -> None:
 
 
 def _package(project: Project, results: dict[str, Any]) -> None:
-    """Every variant into artifacts/, the released one into artifact/; what a gate refused into rejected/."""
-    output = project.output
-    released = project.recipe.release
-    chosen = results["final"] if released == "final" else released
-    good = passed(results, project.recipe.gates.on_noise)
-    for name in ("artifacts", "artifact", "rejected"):
-        shutil.rmtree(output / name, ignore_errors=True)
+    """Every variant into artifacts/, or into rejected/ if it missed a gate; if none did, the released one's copy."""
+    output, gates = project.output, results["gates"]
+    refused = {g["variant"] for g in gates if not let_through(g, project.recipe.gates.on_noise)}
     for name, node in project.chain.variants.items():
-        refused = not good and name == results["final"]
-        target = output / ("rejected" if refused else "artifacts") / name
+        target = output / (REJECTED if name in refused else ARTIFACTS) / name
         with project.display.stage(f"package {name}") as progress:
             progress("package", 0.0)
             package(results, name, output / node, target, project.data, project.recipe.model)
             verify(target)
-    if good and chosen != "all":
-        shutil.copytree(output / "artifacts" / chosen, output / "artifact")
-        verify(output / "artifact")
+    if not refused and project.recipe.release != "all":
+        (released,) = stands_for(project.recipe.release, results["final"], results["variants"])
+        with appearing(output / ARTIFACT) as folder:
+            shutil.copytree(output / ARTIFACTS / released, folder)
+            verify(folder)
 
 
 def _measured(project: Project, variant: str) -> Path:
-    folder: Path = project.output / "measurements" / variant
+    folder: Path = project.output / MEASUREMENTS / variant
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _git_revision() -> str | None:
-    """Revision of the tool's own checkout, where it runs from one."""
-    here = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def _git_revision(root: Path) -> str | None:
+    """Revision of the checkout at `root`; `None` where there is none, or no git to ask."""
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+    command = [git, "-C", str(root), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None if done.returncode == 0 else None

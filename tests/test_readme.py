@@ -1,6 +1,7 @@
 """What the README says is what the files say."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -15,6 +16,23 @@ def test_the_results_are_those_of_the_files() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.written(README, module.table()) == README
+
+
+def test_the_bag_of_words_it_names_is_the_measured_one() -> None:
+    quickstart = json.loads((ROOT / "bench" / "results" / "quickstart.json").read_text(encoding="utf-8"))
+    bag = quickstart["task"]["reference_points"]["bag_of_words"]
+    assert f"a bag of words does there ({100 * bag:.2f} %)" in " ".join(README.split())
+
+
+def test_the_run_folder_it_names_is_that_of_the_new_recipe(tmp_path: Path) -> None:
+    from compressor.views.new import recipe_text
+
+    words = re.search(r"^compressor new --model (\S+) --task (\S+) (\S+)", README, flags=re.MULTILINE)
+    assert words is not None
+    model, task, file = words.groups()
+    name = re.search(r"^name: (\S+)$", recipe_text(model, task, Path(file)), flags=re.MULTILINE)
+    assert name is not None
+    assert f"compressor verify runs/{name.group(1)}/artifact" in README
 
 
 def test_every_verb_it_names_exists() -> None:

@@ -11,8 +11,10 @@ from compressor.benchmark.inputs import Shapes
 from compressor.benchmark.machine import between, disturbance, snapshot, usable_cores
 from compressor.benchmark.process import Job, run_in_fresh_process
 from compressor.benchmark.samples import Samples
-from compressor.benchmark.schema import DATA, BenchmarkKeys, Cell, Provider
+from compressor.benchmark.schema import BenchmarkKeys
 from compressor.benchmark.sessions import check_provider
+from compressor.benchmark.worker import SETTLED
+from compressor.cell import Cell
 from compressor.errors import UserError
 from compressor.schema import suggest
 
@@ -60,8 +62,11 @@ def measure(
     A cell takes `processes` (two or more) fresh processes. Each opens all models, warms them up, and runs
     them in turns, in random order, for `seconds` and at least five rounds. `progress` gets a text and the
     fraction done; `raw_dir` gets the single runs (`raw` in a row names the file, relative to it); `overrides`
-    are the shapes of unusual inputs; `lengths` are what a cell with `sequence_length` "data" times, see
-    `measure_lengths`.
+    are the shapes of unusual inputs.
+
+    A cell with `sequence_length` "data" times the real `lengths` (in tokens) of a data set, without padding:
+    sixteen of them, at even steps through the sorted ones, stand for all. Its p50 is that of the mix, its
+    speedup the mean over the lengths.
     Raises UserError before anything is timed where a model, provider or number of threads is not to be had.
     """
     if processes < 2:
@@ -87,25 +92,6 @@ def measure(
         conditions.append(seen)
     latency = {name: [_latency(timed, name, raw_dir) for timed in samples] for name in models}
     return Measurement(latency, _speedups(samples, reference), conditions, samples)
-
-
-def measure_lengths(
-    models: Mapping[str, Path],
-    lengths: Sequence[int],
-    *,
-    reference: str,
-    provider: Provider = "cpu",
-    threads: int = DEFAULTS.threads[0],
-    **options: Any,
-) -> Measurement:
-    """Time the real lengths (in tokens) of a data set: one example at a time, without padding.
-
-    Sixteen lengths, at even steps through the sorted `lengths`, stand for all. The one cell has
-    `sequence_length` "data"; its p50 is that of the mix, its speedup the mean over the lengths. `options` as
-    in `measure`.
-    """
-    cell = Cell(provider, threads, 1, DATA)
-    return measure(models, [cell], reference=reference, lengths=lengths, **options)
 
 
 def _shapes(cell: Cell, lengths: Sequence[int] | None) -> list[tuple[int, int]]:
@@ -142,11 +128,20 @@ def _time_cell(
         "processes": processes,
         "seconds": job.seconds,
         "spinning": SPINNING[cell.provider],
-        "warmup_rounds": [int(result["warmup"][0]) for result in results],
-        "settled": all(bool(result["warmup"][1]) for result in results),
+        "warmup_rounds": [int(result["warmup_rounds"]) for result in results],
+        "settled": _settled([result["drift"] for result in results]),
         "beside": seen,
         "disturbance": disturbance(seen),
     }
+
+
+def _settled(drifts: Sequence[np.ndarray]) -> bool:
+    """Whether the models were warm when timing began; `drifts`: [columns] of each process.
+
+    One process's drift is mostly noise: where runs scatter by 7 %, its two medians differ by more than 5 % a
+    third of the time. What warms up does so in every process, so the median over processes tells.
+    """
+    return bool((abs(np.median(drifts, axis=0)) <= SETTLED).all())
 
 
 def check_possible(models: Mapping[str, Path], cells: Sequence[Cell]) -> None:

@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil
@@ -162,6 +163,10 @@ def _versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    with suppress(ImportError):  # its own word: two packages install it, and can overwrite each other
+        import onnxruntime
+
+        found["onnxruntime"] = onnxruntime.__version__
     return found
 
 

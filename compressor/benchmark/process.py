@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compressor.benchmark.schema import Provider
+from compressor.cell import Provider
 from compressor.errors import RunError, UserError
 
 

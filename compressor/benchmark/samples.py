@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from compressor.benchmark import statistics
-from compressor.benchmark.schema import Cell
+from compressor.cell import Cell
 from compressor.files import appearing
 
 
@@ -59,11 +59,8 @@ class Samples:
 
     def cv(self, model: str) -> float:
         """How the runs of `model` scatter around the median of their process and input shape."""
-        relative = []
-        for times, shapes in zip(self._runs(self.ms, model), self.shape, strict=True):
-            medians = {shape: np.median(times[shapes == shape]) for shape in np.unique(shapes)}
-            relative.append(times / np.array([medians[shape] for shape in shapes]))
-        return statistics.scatter(relative)
+        runs = zip(self._runs(self.ms, model), self.shape, strict=True)
+        return statistics.scatter([statistics.relative(times, shapes) for times, shapes in runs])
 
     def save(self, model: str, folder: Path) -> str:
         """Write the raw runs of `model` below `folder`; returns the file's path relative to it.

@@ -1,47 +1,16 @@
 """The recipe's `benchmark` block: what is timed, and for how long."""
 
-from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from compressor.cell import DATA as DATA  # so that the harness's callers find all they need here
+from compressor.cell import Cell as Cell
+from compressor.cell import Provider as Provider
 from compressor.schema import Keys
 
-Provider = Literal["cpu", "cuda"]
 Count = Annotated[int, Field(ge=1)]
-
-DATA = "data"
-"""The `sequence_length` of a cell that times the real lengths of a data set instead of one length."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One point of the grid. `part` names the graph of a model made of several, else `forward`.
-
-    `sequence_length` is a number of tokens, or "data" for a data set's real lengths.
-    """
-
-    provider: Provider
-    threads: int
-    batch_size: int
-    sequence_length: int | str
-    part: str = "forward"
-
-    def __str__(self) -> str:
-        """The cell in words, as shown while it is measured."""
-        length = "real lengths" if self.sequence_length == DATA else f"{self.sequence_length} tokens"
-        threads = "" if self.provider == "cuda" else f", {self.threads} thread{'s' * (self.threads > 1)}"
-        return f"{self.provider}{threads}, batch {self.batch_size}, {length}, {self.part}"
-
-    @property
-    def slug(self) -> str:
-        """A file name for the cell: `cpu-t2-b1-s128-forward`."""
-        return f"{self.provider}-t{self.threads}-b{self.batch_size}-s{self.sequence_length}-{self.part}"
-
-    def keys(self) -> dict[str, Any]:
-        """The columns that name this cell in `results.json`."""
-        return asdict(self)
 
 
 class BenchmarkKeys(Keys):

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 
 from compressor.benchmark.inputs import parse_input_shapes, random_inputs
-from compressor.benchmark.schema import Provider
+from compressor.cell import Provider
 from compressor.errors import UserError
 
 __all__ = [

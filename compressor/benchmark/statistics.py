@@ -85,6 +85,13 @@ def paired_interval(
     return float(low), float(high)
 
 
+def relative(times: np.ndarray, shapes: np.ndarray) -> np.ndarray:
+    """Times [rounds, ...] over the median of all that used the same input shape; `shapes` [rounds]."""
+    medians = {shape: np.median(times[shapes == shape], axis=0) for shape in np.unique(shapes)}
+    made: np.ndarray = times / np.array([medians[shape] for shape in shapes])
+    return made
+
+
 def trimmed_mean(values: np.ndarray) -> np.ndarray:
     """Mean along the last axis without the top and bottom tenth."""
     cut = int(values.shape[-1] * TRIM)

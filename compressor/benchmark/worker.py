@@ -3,6 +3,7 @@
 import gc
 import sys
 from collections.abc import Callable, Sequence
+from math import ceil
 from pathlib import Path
 from threading import Barrier, Thread
 from time import perf_counter, perf_counter_ns
@@ -12,14 +13,15 @@ import numpy as np
 
 from compressor.benchmark.process import Job
 from compressor.benchmark.sessions import host_call, open_session, random_inputs, run_call, share_threads
+from compressor.benchmark.statistics import relative
 from compressor.errors import UserError
 
-WARMUP_ROUNDS = 10
 LEAST_ROUNDS = 5
 """Timed rounds at least, in each of several processes."""
 WINDOW = 5
+"""Rounds at least whose median is compared with that of as many before, to see whether models are warm."""
 SETTLED = 0.05
-"""Warm when the median of the last `WINDOW` runs is within this of the median of the `WINDOW` before."""
+"""They are when those two medians differ by no more than this."""
 
 Call = Callable[[], Any]
 
@@ -29,16 +31,22 @@ def time_models(job: Job) -> dict[str, np.ndarray]:
 
     Returns `ms` [rounds, columns]: a column a model, on CUDA a second one each with host copies; `shape`
     [rounds]: which of the job's shapes a round used; `cold_ms` [models]: opening the session plus its first
-    run; and `warmup`: the number of warm-up rounds and whether the medians had settled after them.
+    run; `warmup_rounds` and, at their end, `drift` [columns] (see `_warm_up`).
     """
     share_threads(job.threads)
     calls, cold = _open(job)
     rng = np.random.default_rng(job.seed)
     gc.collect()
     gc.disable()
-    warmup = _warm_up(calls, job.seconds, rng)
+    rounds, drift = _warm_up(calls, job.seconds, rng)
     times, shapes = time_rounds(calls, job.seconds, rng)
-    return {"ms": times, "shape": shapes, "cold_ms": cold, "warmup": warmup}
+    return {
+        "ms": times,
+        "shape": shapes,
+        "cold_ms": cold,
+        "warmup_rounds": np.array(rounds),
+        "drift": drift,
+    }
 
 
 def time_rounds(
@@ -84,20 +92,29 @@ def _open(job: Job) -> tuple[list[list[Call]], np.ndarray]:
     return [list(shape) for shape in zip(*both, strict=True)], cold
 
 
-def _warm_up(calls: Sequence[Sequence[Call]], seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """Run 10 rounds and all shapes, then on until every model's median settles or half of `seconds` is over."""
-    end = perf_counter() + seconds / 2  # on a busy machine it may never settle
-    rows: list[np.ndarray] = []
+def _warm_up(
+    calls: Sequence[Sequence[Call]], seconds: float, rng: np.random.Generator
+) -> tuple[int, np.ndarray]:
+    """Run two windows of rounds, then on until no model drifts or half of `seconds` is over.
+
+    A window is whole passes over the shapes. Returns the number of rounds, and how much slower each column's
+    median was in the last window than in the one before, as a fraction: [columns].
+    """
+    window = len(calls) * ceil(WINDOW / len(calls))
+    times, shapes = time_rounds(calls, 0.0, rng, least=2 * window)
+    end = perf_counter() + seconds / 2  # on a busy machine they may never settle
     while True:
-        rows.extend(time_rounds(calls, 0.0, rng, least=1 if rows else WARMUP_ROUNDS)[0])
-        settled = _settled(np.array(rows))
-        if settled or perf_counter() > end:
-            return np.array([len(rows), settled])
+        drift = _drift(relative(times, shapes), window)
+        if (abs(drift) <= SETTLED).all() or perf_counter() > end:
+            return len(times), drift
+        more = time_rounds(calls, 0.0, rng, least=1)
+        times, shapes = np.concatenate([times, more[0]]), np.concatenate([shapes, more[1]])
 
 
-def _settled(times: np.ndarray) -> bool:
-    last, before = np.median(times[-WINDOW:], axis=0), np.median(times[-2 * WINDOW : -WINDOW], axis=0)
-    return bool(np.all(np.abs(last / before - 1) < SETTLED))
+def _drift(times: np.ndarray, window: int) -> np.ndarray:
+    last, before = np.median(times[-window:], axis=0), np.median(times[-2 * window : -window], axis=0)
+    drift: np.ndarray = last / before - 1
+    return drift
 
 
 def _round(calls: Sequence[Call], rng: np.random.Generator) -> np.ndarray:
@@ -126,7 +143,7 @@ def _throughput(path: Path, job: Job) -> float:
     rates = [0.0] * job.sessions
 
     def work(number: int) -> None:
-        for _ in range(WARMUP_ROUNDS):
+        for _ in range(2 * WINDOW):
             calls[number]()
         ready.wait()
         runs, start = 0, perf_counter()

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressor.files import appearing
+from compressor.models.architecture import architecture_of
 from compressor.schema import Progress
 
 Array = NDArray[Any]
@@ -25,6 +26,11 @@ Features = Sequence[Mapping[str, Any]]
 Runner = Callable[[Mapping[str, Tensor]], Mapping[str, Array]]
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+def has_tokens(name: str, one: Array | Tensor) -> bool:
+    """Whether a feature's output has a token axis: all have one but the logits (labels,) of a whole text."""
+    return one.ndim == 2 or name != "logits"
 
 
 def columns(features: Features, names: Iterable[str]) -> list[dict[str, Any]]:
@@ -51,25 +57,24 @@ def collect_outputs(
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         inputs = collate([dict(rows[i]) for i in indices])
+        real = np.asarray(inputs["attention_mask"]) == 1  # padding may stand on either side
         outputs = run(inputs)
         for name in names:
             values = np.asarray(outputs[name], dtype=np.float32)
-            # Sequence logits are (batch, labels); everything else has a token axis.
-            per_token = values.ndim == 3 or name != "logits"
-            for at, i in enumerate(indices):
-                length = len(rows[i]["input_ids"]) if per_token else values.shape[1]
-                found[name][i] = values[at, :length].copy()
+            for i, one, tokens in zip(indices, values, real, strict=True):
+                found[name][i] = one[tokens] if has_tokens(name, one) else one.copy()
         progress(title, (start + len(indices)) / len(order))
     return found
 
 
 def torch_runner(model: PreTrainedModel) -> Runner:
-    """Runs a PyTorch model, put into eval mode, on the GPU if there is one."""
+    """Runs a PyTorch model, put into eval mode, on the GPU if there is one; inputs it lacks are ignored."""
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    names = architecture_of(model.config).inputs
 
     @torch.inference_mode()
     def run(inputs: Mapping[str, Tensor]) -> Mapping[str, Array]:
-        output = model(**{k: v.to(model.device) for k, v in inputs.items()})
+        output = model(**{k: v.to(model.device) for k, v in inputs.items() if k in names})
         return {k: v.float().cpu().numpy() for k, v in output.items() if isinstance(v, Tensor)}
 
     return run

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from compressor.schema import IdOrPath, Keys, expand, is_path
+from compressor.files import sha256
+from compressor.schema import IdOrPath, Keys, expand, is_path, json_of
 
 
 class HubModel(Keys):
@@ -78,3 +79,27 @@ def describe(source: ModelSource) -> str:
     if isinstance(source, NewModel):
         return f"{source.config['model_type']} from scratch"
     return source.id if isinstance(source, HubModel) else source
+
+
+def model_content(source: ModelSource) -> Any:
+    """What identifies a model's content: hashes of a folder's files, a hub id with its commit, or the config.
+
+    Of a model made from scratch also the content of the tokenizer that it takes, where it takes one.
+    """
+    if isinstance(source, NewModel):
+        taken = source.tokenizer
+        return (
+            json_of(source) if isinstance(taken, TrainTokenizer) else [json_of(source), model_content(taken)]
+        )
+    folder = folder_of(source)
+    if folder is not None:
+        return {p.name: sha256(p) for p in sorted(folder.glob("*")) if p.is_file()}
+    from transformers.utils import cached_file
+    from transformers.utils.hub import extract_commit_hash
+
+    name, revision = (source.id, source.revision) if isinstance(source, HubModel) else (source, None)
+    try:
+        config = cached_file(name, "config.json", revision=revision, local_files_only=True)
+        return [name, extract_commit_hash(config, revision)]
+    except OSError:
+        return [name, revision]

@@ -11,13 +11,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from optimum.exporters.onnx import export as optimum_export
 from optimum.exporters.tasks import TasksManager
 from transformers import PreTrainedModel
 
 from compressor.errors import GateError
-from compressor.models.parity import real_positions, torch_outputs, varied_inputs
+from compressor.models.parity import largest_difference, real_positions, torch_outputs, varied_inputs
 from compressor.onnx.runtime import OnnxModel
 
 
@@ -47,8 +46,8 @@ def parity(model: PreTrainedModel, path: Path) -> dict[str, Any]:
         theirs = onnx_model(inputs)
         mask = inputs["attention_mask"]
         for name, values in torch_outputs(model, inputs).items():
-            difference = np.abs(real_positions(values, mask) - real_positions(theirs[name], mask))
-            worst = max(worst, float(difference.max()) if np.isfinite(difference).all() else float("inf"))
+            error = largest_difference(real_positions(values, mask), real_positions(theirs[name], mask))
+            worst = max(worst, error)
         count += len(mask)
     return {"max_abs_error": worst, "inputs": count}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -15,15 +17,27 @@ def quantize_int8_dynamic(
 
     `reduce_range` (7-bit weights) keeps CPUs without VNNI from overflowing their 16-bit sums.
     """
-    # Asked for a symbolic-shape pass that changes nothing here; its advice would be printed at every run.
-    logging.getLogger().addFilter(
-        lambda record: "pre-processing before quantization" not in record.getMessage()
-    )
-    quantize_dynamic(
-        source,
-        target,
-        op_types_to_quantize=operators,
-        per_channel=per_channel,
-        reduce_range=reduce_range,
-        weight_type=QuantType.QInt8,
-    )
+    with _without_advice():
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=operators,
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+            weight_type=QuantType.QInt8,
+        )
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Drop onnxruntime's advice to run a symbolic-shape pass first, which changes nothing here."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "pre-processing before quantization" not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(wanted)
+    try:
+        yield
+    finally:
+        root.removeFilter(wanted)

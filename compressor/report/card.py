@@ -245,14 +245,15 @@ def _sources(results: Results, manifest: dict[str, Any]) -> dict[str, dict[str, 
     found = {}
     for role, value in named.items():
         source = stated.get(role) or {}
-        name = source.get("name") or _source_name(value) or f"unnamed {role}"
+        name = source.get("name") or source_name(value) or f"unnamed {role}"
         revision = f", revision {source['revision']}" if source.get("revision") else ""
         licence = f"{source['licence']}, as stated by the source" if source.get("licence") else UNKNOWN
         found[role] = {"name": plain(name + revision), "licence": plain(licence)}
     return found
 
 
-def _source_name(value: Any) -> str:
+def source_name(value: Any) -> str:
+    """The name of a model or a data set as a recipe gives it, fit to publish; empty where it gives none."""
     if isinstance(value, dict):
         value = value.get("id") or value.get("hub") or value.get("builtin") or "local files"
     return str(public(value)) if value else ""

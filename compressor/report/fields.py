@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from compressor.cell import Cell
 
 Results = dict[str, Any]
 
@@ -10,34 +12,11 @@ MISSING = "–"
 UNBOUNDED = ("perplexity", "bits", "loss")  # every other metric is a fraction
 
 
-class Cell(NamedTuple):
-    """One condition of the latency grid."""
-
-    provider: str
-    threads: int
-    batch_size: int
-    sequence_length: Any
-    part: str
-
-    def __str__(self) -> str:
-        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        length = self.sequence_length
-        tokens = f"{length} tokens" if isinstance(length, int) else str(length)
-        part = "" if self.part == "forward" else f", {self.part}"
-        return f"{self.provider}, {threads}, batch {self.batch_size}, {tokens}{part}"
-
-
-def cell_of(entry: dict[str, Any]) -> Cell:
-    """The cell that an entry of `latency` or `speedup` was measured in."""
-    part = entry.get("part") or "forward"
-    return Cell(entry["provider"], entry["threads"], entry["batch_size"], entry["sequence_length"], part)
-
-
 def cells(results: Results) -> list[Cell]:
     """Every cell that any variant was timed in, in the order measured, the baseline's first."""
     names = [results["baseline"], *results["variants"]]
     entries = (e for name in names for e in results["variants"].get(name, {}).get("latency") or [])
-    return list(dict.fromkeys(cell_of(entry) for entry in entries))
+    return list(dict.fromkeys(Cell.of(entry) for entry in entries))
 
 
 def main_cell(results: Results) -> Cell | None:
@@ -47,7 +26,7 @@ def main_cell(results: Results) -> Cell | None:
 
 def entry_at(entries: list[dict[str, Any]] | None, cell: Cell | None) -> dict[str, Any] | None:
     """The entry of `latency` or `speedup` measured in `cell`."""
-    return next((entry for entry in entries or [] if cell_of(entry) == cell), None)
+    return next((entry for entry in entries or [] if Cell.of(entry) == cell), None)
 
 
 def metric_of(results: Results) -> dict[str, Any] | None:

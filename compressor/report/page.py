@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from compressor.cell import Cell
 from compressor.files import write_text
 from compressor.report import plots
 from compressor.report.anatomy import kept_summary, structures_of
@@ -12,7 +13,6 @@ from compressor.report.fields import (
     MISSING,
     Results,
     better_corner,
-    cell_of,
     cells,
     count_text,
     duration,
@@ -90,12 +90,10 @@ def task_facts(results: Results) -> Facts:
 
 
 def reference_facts(results: Results) -> Facts:
-    """What trivial methods score: the largest class, a bag of words."""
-    task = results.get("task") or {}
-    points = task.get("reference_points") or {}
-    name = task.get("metric") or "metric"
+    """The accuracy of trivial methods: the largest class, a bag of words."""
+    points = (results.get("task") or {}).get("reference_points") or {}
     known = {key: value for key, value in points.items() if value is not None}
-    return [(key.replace("_", " "), metric_text(name, value)) for key, value in known.items()]
+    return [(key.replace("_", " "), metric_text("accuracy", value)) for key, value in known.items()]
 
 
 def other_metric_rows(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -156,7 +154,7 @@ def _timing(entry: dict[str, Any]) -> list[str]:
 
 
 def _speedup(variant: dict[str, Any], entry: dict[str, Any]) -> str:
-    speedup = entry_at(variant.get("speedup"), cell_of(entry))
+    speedup = entry_at(variant.get("speedup"), Cell.of(entry))
     return speedup_text(speedup) + (" noisy" if speedup and speedup.get("noisy") else "")
 
 

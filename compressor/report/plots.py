@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from compressor.cell import Cell
 from compressor.report.fields import (
-    Cell,
     Results,
     cells,
     entry_at,

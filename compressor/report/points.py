@@ -6,7 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from compressor.report.fields import Cell, Results, entry_at, is_fraction
+from compressor.cell import Cell
+from compressor.report.fields import Results, entry_at, is_fraction
 from compressor.report.svg import ACCENT, INK, MUTED, RULE, SURFACE, blank
 
 MARKS = "osD^vPXh"

@@ -2,9 +2,9 @@
 
 from typing import Any, NamedTuple
 
+from compressor.cell import Cell
 from compressor.report.fields import (
     MISSING,
-    Cell,
     Results,
     count_text,
     drop_text,

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from compressor.report.fields import Cell, Results, cells, main_cell
+from compressor.cell import Cell
+from compressor.report.fields import Results, cells, main_cell
 from compressor.report.rows import VariantRow, variant_row
 from compressor.report.verdict import overall_state
 

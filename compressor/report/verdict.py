@@ -67,7 +67,7 @@ def _gates_claim(results: Results) -> str:
     if not rows:
         return "no gates were set"
     claims = [
-        f"{state}: {listed(row.name for row in rows if row.state == state)}"
+        f"{state}: {listed(dict.fromkeys(row.name for row in rows if row.state == state))}"
         for state in ("failed", "inconclusive")
         if any(row.state == state for row in rows)
     ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from compressor.files import read_json
 from compressor.models.source import ModelSource
 from compressor.schema import Keys, Progress, TrainingKeys
 
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from compressor.tasks.base import Task
     from compressor.tasks.schema import TaskKeys
 
-LOCK = ".lock"
+LOCK = ".compressor.lock"
+"""The file by which a run's folder is known from its beginning: no other program makes one of this name."""
 RESULTS = "results.json"
-"""Files by which a run's folder is known, from its beginning and from its end."""
+"""The file by which it is known from its end."""
 TEACHER = ("distill", "teacher")
 """The key that names the stage a model is distilled from."""
 MODEL = "model"
@@ -117,10 +119,31 @@ class Work:
 
 
 def open_tokenizer(folder: Path, kind: type[Task]) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model folder, loaded as the task needs it."""
+    """The tokenizer in a model folder, as the task and the model beside it need it.
+
+    Whatever its files say, it makes just the inputs that the model reads, and pads and cuts only when asked to:
+    a length fixed in `tokenizer.json` would cut and pad the text of those who serve the artifact.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, **kind.tokenizer_arguments)
+    options = _read_by_model(folder) | dict(kind.tokenizer_arguments)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
+    return tokenizer
+
+
+def _read_by_model(folder: Path) -> dict[str, Any]:
+    """What the model in a folder asks of its tokenizer; nothing where it is of no family known here.
+
+    These families count positions from the first column, so padding goes to the right.
+    """
+    from compressor.models.architecture import ARCHITECTURES
+
+    config = folder / "config.json"
+    family = ARCHITECTURES.get(read_json(config).get("model_type")) if config.is_file() else None
+    return {"model_input_names": list(family.inputs), "padding_side": "right"} if family else {}
 
 
 def write_outputs(work: Work, model: Any, gates: Any = None, folder: Path | None = None) -> None:

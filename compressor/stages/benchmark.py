@@ -10,7 +10,7 @@ from compressor.files import digest, sha256, stored_under, write_json
 from compressor.schema import Progress, json_of
 from compressor.stages.export import MODEL_FILE
 
-VERSION = 1
+VERSION = 2
 
 
 def measure_latency(
@@ -25,8 +25,8 @@ def measure_latency(
     """Latency and speedup rows of every variant, and the conditions.
 
     Beside the recipe's grid the validation set's real `lengths` are timed (first provider and threads, one
-    example at a time). `folder` keeps the result and the raw samples; it is used again only for the same files
-    on the same machine.
+    example at a time). `folder` keeps the result and, in a folder a variant, the raw samples (`raw` in a row names
+    the file, relative to the run's folder around it); it is used again only for the same files on the same machine.
     """
     from compressor.benchmark.harness import measure
 
@@ -47,9 +47,13 @@ def measure_latency(
         raw_dir=folder,
         lengths=lengths,
     )
+    latency = {
+        name: [row | {"raw": f"{folder.name}/{row['raw']}"} for row in rows]
+        for name, rows in measured.latency.items()
+    }
     result = {
         "key": key,
-        "latency": measured.latency,
+        "latency": latency,
         "speedup": measured.speedup,
         "conditions": measured.conditions,
     }

@@ -47,12 +47,16 @@ def evaluate_onnx(
 def measure_accuracy(
     data: Data, artifact: Path, folder: Path, key: str, progress: Progress
 ) -> dict[str, Any]:
-    """Score one variant, once: `folder` keeps `metrics.json`, `predictions.parquet` and `outputs.npz`."""
+    """Score one variant, once: `folder` keeps `metrics.json`, `predictions.parquet` and `outputs.npz`.
+
+    `metrics.json` goes first and comes last, so it never stands beside another file's predictions.
+    """
     from compressor.models.outputs import save_outputs
 
     stored = folder / "metrics.json"
     if done := stored_under(stored, key):
         return done
+    stored.unlink(missing_ok=True)
     outputs, rows = evaluate_onnx(data, artifact, progress, f"evaluate {folder.name}")
     save_outputs(folder / "outputs.npz", outputs)
     with appearing(folder / "predictions.parquet") as temporary:
@@ -89,14 +93,14 @@ def metric_drop(data: Data, dense: Path, variant: Path) -> dict[str, Any]:
     return {"value": scores[0](rows) - scores[1](rows), "ci95": [low, high]}
 
 
-def agreement(one: Path, other: Path) -> dict[str, Any]:
+def agreement(data: Data, one: Path, other: Path) -> dict[str, Any]:
     """How alike two variants answer: share of equal predictions, largest difference of a logit."""
     import pandas as pd
 
     from compressor.models.outputs import load_outputs
 
     frames = [pd.read_parquet(folder / "predictions.parquet") for folder in (one, other)]
-    same = float((frames[0]["prediction"] == frames[1]["prediction"]).mean())
+    same = data.task.agreement(frames[0], frames[1])
     theirs = load_outputs(other / "outputs.npz")
     worst = max(
         float(np.abs(a - b).max())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressor.models.source import HubModel, ModelSource, NewModel, TrainTokenizer, describe, folder_of
-from compressor.stages.base import Stage, Work
+from compressor.stages.base import Stage, Work, open_tokenizer
 
 if TYPE_CHECKING:
     from compressor.tasks.base import Task
@@ -34,6 +34,7 @@ class OpenModel(Stage):
             source = source.model_copy(update={"config": source.config | sizes})
         model, trained = checkpoint.open_source(source, work.data.kind.auto_class, config)
         checkpoint.save(model, work.folder, tokenizer)
+        open_tokenizer(work.folder, work.data.kind).save_pretrained(work.folder)  # as its model needs it
         return {"head_trained": trained, "name": describe(work.model), "parameters": model.num_parameters()}
 
 

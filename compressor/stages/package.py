@@ -11,7 +11,10 @@ import numpy as np
 
 from compressor.errors import GateError, UserError
 from compressor.files import appearing, read_json, sha256, write_json
-from compressor.models.source import HubModel, NewModel, describe
+from compressor.models.source import HubModel, describe
+from compressor.report.card import model_card, source_name
+from compressor.report.markdown import public
+from compressor.schema import json_of
 from compressor.stages.base import Data, open_tokenizer
 from compressor.stages.export import MODEL_FILE
 
@@ -34,8 +37,6 @@ def package(
     results: dict[str, Any], variant: str, source: Path, target: Path, data: Data, model: Any
 ) -> None:
     """Write the artifact of `variant` from its stage folder to `target`."""
-    from compressor.report.card import model_card
-
     with appearing(target) as folder:
         folder.mkdir()
         for file in sorted(source.iterdir()):
@@ -142,8 +143,8 @@ def _manifest(results: dict[str, Any], variant: str, folder: Path, data: Data, m
         "metric_drop": made.get("metric_drop"),
         "latency": made.get("latency", []),
         "speedup": made.get("speedup", []),
-        "sources": {"model": _source(model), "data": {"name": _dataset(data), "licence": "unknown"}},
-        "recipe": results["recipe"],
+        "sources": _sources(model, data),
+        "recipe": public(results["recipe"]),
         "seed": results["seed"],
         "environment": results["environment"],
     }
@@ -154,15 +155,13 @@ def _file(path: Path) -> dict[str, Any]:
     return {"sha256": sha256(path), "bytes": path.stat().st_size, "role": role}
 
 
-def _source(model: Any) -> dict[str, Any]:
+def _sources(model: Any, data: Data) -> dict[str, dict[str, Any]]:
+    """Names of model and data. Nobody states their licences to a run: `None`, to be settled before publishing."""
     revision = model.revision if isinstance(model, HubModel) else None
-    licence = "made by this run" if isinstance(model, NewModel) else "unknown"
-    return {"name": describe(model), "revision": revision, "licence": licence}
-
-
-def _dataset(data: Data) -> str:
-    dataset = data.keys.dataset
-    return dataset if isinstance(dataset, str) else str(next(iter(dataset.model_dump().values())))
+    return {
+        "model": {"name": source_name(describe(model)), "revision": revision, "licence": None},
+        "data": {"name": source_name(json_of(data.keys)["dataset"]), "licence": None},
+    }
 
 
 def _link(source: Path, target: Path) -> None:

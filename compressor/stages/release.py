@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from compressor.cell import Cell
 from compressor.schema import Keys
 
 Positive = Annotated[float, Field(gt=0)]
+BASELINE = "dense_fp32"
+"""The variant that speedups and drops are measured from."""
 
 
 class Limit(Keys):
-    """A limit for one benchmark cell (default: the first) and one variant (default: final)."""
+    """A limit for one benchmark cell (default: the first) and one variant (default: what is released)."""
 
     value: Positive
     provider: str | None = None
@@ -21,7 +24,7 @@ class Limit(Keys):
     batch_size: int | None = None
     sequence_length: int | None = None
     part: str | None = None
-    variant: str = "final"
+    variant: str | None = None
 
 
 class GateKeys(Keys):
@@ -38,127 +41,117 @@ class GateKeys(Keys):
     on_noise: Literal["fail", "warn"] = "fail"
 
 
-def judge(gates: GateKeys, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every gate's verdict, in the form of results.json.
+UNJUDGED = {
+    "min_speedup": f"{BASELINE} is what speedups are measured from: name another variant, or leave it out",
+    "min_agreement": "compares quantized with fp32 predictions, and nothing that is released is quantized",
+}
+"""What to say of gates that may have nothing to judge."""
+
+
+class Reading(NamedTuple):
+    """What a gate judges: a value, its 95 % interval where there is one, and where it was measured."""
+
+    value: float | None
+    interval: Sequence[float] | None = None
+    detail: str = ""
+
+
+def stands_for(name: str, final: str, variants: Iterable[str]) -> list[str]:
+    """The variants that `release` or a gate's `variant` names: `final`, `all` or one."""
+    return list(variants) if name == "all" else [final if name == "final" else name]
+
+
+def judged(gates: GateKeys, release: str, final: str, variants: Iterable[str]) -> dict[str, list[str]]:
+    """The variants that every gate judges: the one that it names, else all that are released.
+
+    So nothing is released unjudged. Every exported file is held to `max_parity_error`, released or not.
+    """
+    found = {}
+    for gate in GateKeys.model_fields:
+        limit = getattr(gates, gate)
+        if gate != "on_noise" and limit is not None:
+            named = limit.variant if isinstance(limit, Limit) else None
+            names = "all" if gate == "max_parity_error" else named or release
+            found[gate] = [name for name in stands_for(names, final, variants) if _says_of(gate, name)]
+    return found
+
+
+def _says_of(gate: str, variant: str) -> bool:
+    """Whether a gate has anything to say of a variant."""
+    if gate == "min_speedup":
+        return variant != BASELINE
+    is_fp32 = variant.endswith("_fp32")
+    return {"max_parity_error": is_fp32, "min_agreement": not is_fp32}.get(gate, True)
+
+
+def judge(gates: GateKeys, release: str, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every gate's verdict on every variant that it judges, in the form of results.json.
 
     Speed and latency are judged by the whole 95 % interval: passed when all of it meets the limit, failed when
-    none of it does, else inconclusive. Metrics are judged by their value.
+    none of it does, else inconclusive. Everything else is judged by its value.
     """
-    verdicts: list[dict[str, Any]] = []
-    final = results["final"]
-    variant = results["variants"][final]
-    metric, drop = variant["metric"], variant.get("metric_drop")
-    dense = results["variants"][results["baseline"]]["metric"]["value"]
-
-    def at_most(name: str, value: float | None, limit: float | None, interval: Any = None) -> None:
-        if limit is not None:
-            passed = value is not None and value <= limit + 1e-12
-            verdicts.append(_verdict(name, limit, value, passed, False, final, interval))
-
-    lost, interval = (drop["value"], drop["ci95"]) if drop else (0.0, None)
-    at_most("max_metric_drop", lost, gates.max_metric_drop, interval)
-    at_most("max_metric_drop_relative", lost / abs(dense) if dense else lost, gates.max_metric_drop_relative)
-    if gates.min_metric is not None:
-        worse = (
-            metric["value"] < gates.min_metric
-            if metric["higher_is_better"]
-            else metric["value"] > gates.min_metric
-        )
-        verdicts.append(_verdict("min_metric", gates.min_metric, metric["value"], not worse, False, final))
-    if gates.min_speedup is not None:
-        verdicts.append(
-            _timed("min_speedup", gates.min_speedup, results, "speedup", "value", "ci95", at_least=True)
-        )
-    if gates.max_latency_ms is not None:
-        verdicts.append(
-            _timed(
-                "max_latency_ms",
-                gates.max_latency_ms,
-                results,
-                "latency",
-                "p50_ms",
-                "p50_ci95",
-                at_least=False,
-            )
-        )
-    at_most("max_file_mb", variant["file_bytes"] / 1e6, gates.max_file_mb)
-    for name, other in results["variants"].items():
-        if other["precision"] == "fp32":
-            error = other["parity"]["max_abs_error"]
-            passed = error <= gates.max_parity_error
-            verdicts.append(_verdict("max_parity_error", gates.max_parity_error, error, passed, False, name))
-        elif gates.min_agreement is not None and name == final:
-            share = other["parity"]["agreement"]
-            passed = share >= gates.min_agreement
-            verdicts.append(_verdict("min_agreement", gates.min_agreement, share, passed, False, name))
-    return verdicts
+    return [
+        _verdict(gate, getattr(gates, gate), name, results)
+        for gate, names in judged(gates, release, results["final"], results["variants"]).items()
+        for name in names
+    ]
 
 
-def _timed(
-    name: str,
-    gate: float | Limit,
-    results: dict[str, Any],
-    table: str,
-    value: str,
-    interval: str,
-    *,
-    at_least: bool,
-) -> dict[str, Any]:
-    limit = gate if isinstance(gate, Limit) else Limit(value=gate)
-    variant = results["final"] if limit.variant == "final" else limit.variant
-    row = cell_of(results["variants"][variant].get(table, []), limit)
-    if row is None:
-        where = {
-            k: v for k, v in limit.model_dump().items() if v is not None and k not in ("value", "variant")
-        }
-        detail = f"not measured for {variant} at {where or 'the first benchmark cell'}"
-        return _verdict(name, limit.value, None, False, False, variant, detail=detail)
-    low, high = row[interval]
-    all_good = low >= limit.value if at_least else high <= limit.value
-    none_good = high < limit.value if at_least else low > limit.value
-    return _verdict(
-        name,
-        limit.value,
-        row[value],
-        all_good,
-        not all_good and not none_good,
-        variant,
-        [low, high],
-        _where(row),
+def let_through(gate: dict[str, Any], on_noise: str) -> bool:
+    """Whether a verdict stands in no one's way: passed, or inconclusive where noise is only warned about."""
+    return bool(gate["passed"] or (gate["inconclusive"] and on_noise == "warn"))
+
+
+def _verdict(gate: str, limit: float | Limit, name: str, results: dict[str, Any]) -> dict[str, Any]:
+    bound = limit.value if isinstance(limit, Limit) else limit
+    timed = gate in ("min_speedup", "max_latency_ms")
+    read = _timed(gate, limit, results["variants"][name]) if timed else _read(gate, name, results)
+    at_least = gate.startswith("min_")
+    if gate == "min_metric" and not results["variants"][name]["metric"]["higher_is_better"]:
+        at_least = False
+    ends = [] if read.value is None else read.interval if timed and read.interval else [read.value]
+    met = [end >= bound - 1e-12 if at_least else end <= bound + 1e-12 for end in ends]
+    return {
+        "name": gate,
+        "limit": bound,
+        "value": read.value,
+        "ci95": read.interval,
+        "passed": bool(met) and all(met),
+        "inconclusive": any(met) and not all(met),
+        "variant": name,
+        "detail": read.detail,
+    }
+
+
+def _read(gate: str, name: str, results: dict[str, Any]) -> Reading:
+    """What was measured of a variant that a gate without a benchmark cell judges."""
+    variant = results["variants"][name]
+    drop = variant.get("metric_drop", {"value": 0.0, "ci95": None})
+    dense = abs(results["variants"][results["baseline"]]["metric"]["value"])
+    readings = {
+        "max_metric_drop": Reading(drop["value"], drop["ci95"]),
+        "max_metric_drop_relative": Reading(drop["value"] / dense if dense else drop["value"]),
+        "min_metric": Reading(variant["metric"]["value"]),
+        "max_file_mb": Reading(variant["file_bytes"] / 1e6),
+        "max_parity_error": Reading(variant["parity"]["max_abs_error"]),
+        "min_agreement": Reading(variant["parity"]["agreement"]),
+    }
+    return readings[gate]
+
+
+def _timed(gate: str, limit: float | Limit, variant: dict[str, Any]) -> Reading:
+    """The speedup or latency of a variant in the cell that the limit speaks of."""
+    table, value, interval = {
+        "min_speedup": ("speedup", "value", "ci95"),
+        "max_latency_ms": ("latency", "p50_ms", "p50_ci95"),
+    }[gate]
+    row = cell_of(variant.get(table, []), limit if isinstance(limit, Limit) else Limit(value=limit))
+    return (
+        Reading(row[value], row[interval], str(Cell.of(row))) if row else Reading(None, detail="not measured")
     )
 
 
 def cell_of(rows: Sequence[dict[str, Any]], limit: Limit) -> dict[str, Any] | None:
     """The first row of a benchmark that a limit speaks of, if any."""
-    asked = {
-        key: getattr(limit, key)
-        for key in ("provider", "threads", "batch_size", "sequence_length", "part")
-        if getattr(limit, key) is not None
-    }
+    asked = limit.model_dump(exclude={"value", "variant"}, exclude_none=True)
     return next((row for row in rows if all(row[key] == wanted for key, wanted in asked.items())), None)
-
-
-def _where(row: dict[str, Any]) -> str:
-    return f"{row['provider']}, {row['threads']} threads, batch {row['batch_size']} x {row['sequence_length']} tokens"
-
-
-def _verdict(
-    name: str,
-    limit: float,
-    value: float | None,
-    passed: bool,
-    inconclusive: bool,
-    variant: str,
-    interval: Any = None,
-    detail: str = "",
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "limit": limit,
-        "value": value,
-        "ci95": interval,
-        "passed": passed,
-        "inconclusive": inconclusive,
-        "variant": variant,
-        "detail": detail,
-    }

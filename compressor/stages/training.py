@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,31 +93,38 @@ class TaskContext:
 
 
 def teacher_outputs(work: Work, distill: Distill, features: Any) -> Any:
-    """The teacher's logits for `features`: computed once a run, then read from the run's shared folder.
+    """The teacher's logits for the training `features`: computed once a run, then read from its shared folder.
+
+    A teacher may read inputs that its student lacks (token types): it gets its own features of the same tokens.
 
     Raises:
         UserError: the teacher's tokenizer differs from the student's, or its head is untrained.
     """
+    from compressor.models.architecture import architecture_of
     from compressor.models.outputs import collect_outputs, load_outputs, save_outputs, torch_runner
 
     task = work.data.task
-    folder, model = _teacher(work, distill)
-    key = digest([sha256(folder) if folder else None, json_of_teacher(distill), _content(features)])[:16]
+    content, model = _teacher(work, distill)
+    key = digest([content, _content(features)])[:16]
     path = work.shared / f"teacher-{key}.npz"
     if not path.exists():
-        collate = task.collate(work.tokenizer())
+        teacher, tokenizer = model(), work.tokenizer()
+        inputs = list(architecture_of(teacher.config).inputs)
+        if inputs != tokenizer.model_input_names:
+            tokenizer.model_input_names = inputs
+            features = task.features(task.examples.train, tokenizer)
         outputs = collect_outputs(
-            torch_runner(model()), features, collate, task.output_names, work.progress, title="teacher"
+            torch_runner(teacher),
+            features,
+            task.collate(tokenizer),
+            task.output_names,
+            work.progress,
+            title="teacher",
         )
         if work.is_main:
             save_outputs(path, outputs)
         return outputs
     return load_outputs(path)
-
-
-def json_of_teacher(distill: Distill) -> Any:
-    """What names the teacher."""
-    return distill.teacher if isinstance(distill.teacher, str) else distill.teacher.model
 
 
 def _content(features: Any) -> str:
@@ -125,16 +133,16 @@ def _content(features: Any) -> str:
     return digest([row["input_ids"] for row in columns(features, ["input_ids"])])
 
 
-def _teacher(work: Work, distill: Distill) -> tuple[Path | None, Any]:
-    """The teacher's folder (if it is one) and a function that opens it."""
+def _teacher(work: Work, distill: Distill) -> tuple[Any, Callable[[], PreTrainedModel]]:
+    """What identifies the teacher's content, and a function that opens it."""
     from compressor.models import checkpoint
-    from compressor.models.source import folder_of
+    from compressor.models.source import folder_of, model_content
 
     task = work.data.task
     if isinstance(distill.teacher, str):
         folder = work.folder_of(distill.teacher)
         _same_vocabulary(work, folder)
-        return folder, lambda: checkpoint.load(folder, task.auto_class)
+        return sha256(folder), lambda: checkpoint.load(folder, task.auto_class)
     assert isinstance(distill.teacher, TeacherModel)
     name = distill.teacher.model
 
@@ -144,9 +152,8 @@ def _teacher(work: Work, distill: Distill) -> tuple[Path | None, Any]:
             raise UserError(f"the teacher '{name}' has no head trained for this task and these labels")
         return model
 
-    path = folder_of(name)
-    _same_vocabulary(work, path or name)
-    return path, open_teacher
+    _same_vocabulary(work, folder_of(name) or name)
+    return model_content(name), open_teacher
 
 
 def _same_vocabulary(work: Work, teacher: Path | str) -> None:

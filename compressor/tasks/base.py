@@ -128,6 +128,11 @@ class Task(ABC):
         rows = np.arange(len(predictions))
         return {name: self.scorer(predictions, name)(rows) for name in self.metric_names(predictions)}
 
+    def agreement(self, one: pd.DataFrame, other: pd.DataFrame) -> float:
+        """Share of equal predictions in two tables of the same examples; where an example has many, of them all."""
+        answers = [table["prediction"].explode().to_numpy() for table in (one, other)]
+        return float((answers[0] == answers[1]).mean())
+
     def reference_points(self) -> dict[str, float]:
         """Scores any trained model must beat, where the task has such."""
         return {}

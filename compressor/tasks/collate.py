@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 IGNORED_LABEL = -100  # PyTorch's cross entropy skips it
+POSITIONS = ("start_positions", "end_positions")  # these count tokens: padding on the left moves them
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,15 @@ class Collator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Join `rows`, all with the same columns, into a batch."""
-        return {
+        batch = {
             name: self._tensor(name, [row[name] for row in rows])
             for name in rows[0]
             if name not in self.dropped
         }
+        if self.left:
+            padded = (batch["attention_mask"] == 0).sum(dim=1)
+            batch |= {name: batch[name] + padded for name in POSITIONS if name in batch}
+        return batch
 
     def _tensor(self, name: str, values: list[Any]) -> torch.Tensor:
         if isinstance(values[0], float):

@@ -1,7 +1,7 @@
 """From the label cells of a file to class numbers or scores."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from compressor.errors import UserError
@@ -13,19 +13,25 @@ from compressor.tasks.tables import Table
 def cells(table: Table, column: Column) -> list[str]:
     """The labels of a column as text; class numbers get the names the data set stores for them.
 
-    Raises UserError for a row without a label.
+    Raises UserError for a row without a label, or with several.
     """
-    values = table.values(column)
-    table.reject([value in (None, "", "nan", "NaN") for value in values], f"{column!r} has no label")
-    return names_of(values, table.class_names.get(column))
+    return [label for (label,) in names(table, column, [[value] for value in table.values(column)], "row")]
 
 
-def names_of(values: Sequence[Any], class_names: Sequence[str] | None) -> list[str]:
-    """Labels as text; of class numbers their names, where a number out of range stays a number."""
-    if class_names is None:
-        return [str(v).lower() if isinstance(v, bool) else str(v).strip() for v in values]
-    known = dict(enumerate(class_names))
-    return [known.get(value, str(value)) for value in values]
+def names(table: Table, column: Column, rows: Sequence[Sequence[Any]], each: str) -> list[list[str]]:
+    """The labels of every row of a column as text, one for each `each` ("row" or "word").
+
+    Class numbers get the names the data set stores for them; a number out of range stays a number. Raises
+    UserError naming the first row where a label is missing, or is a list.
+    """
+    remedy = f"give every {each} one, or leave the row out"
+    table.reject(
+        [any(map(_is_list, row)) for row in rows], f"{column!r} holds several labels in one place", remedy
+    )
+    table.reject([any(map(_is_missing, row)) for row in rows], f"{column!r} has no label", remedy)
+    class_names = table.class_names.get(column)
+    known = {} if class_names is None else dict(enumerate(class_names))
+    return [[known.get(label, _text(label)) for label in row] for row in rows]
 
 
 def is_regression(texts: Sequence[str]) -> bool:
@@ -85,6 +91,18 @@ def not_a_label(column: Column, text: str, labels: Sequence[str]) -> str:
     """What is wrong with a label outside the set."""
     known = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
     return f"{column!r} holds '{text}', which is not among the labels ({known}){suggest(text, labels)}"
+
+
+def _is_list(label: Any) -> bool:
+    return isinstance(label, Collection) and not isinstance(label, str)
+
+
+def _is_missing(label: Any) -> bool:
+    return label is None or label != label or label in ("", "nan", "NaN")  # a NaN differs from itself
+
+
+def _text(label: Any) -> str:
+    return str(label).lower() if isinstance(label, bool) else str(label).strip()
 
 
 def _is_integer(text: str) -> bool:

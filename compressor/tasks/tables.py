@@ -28,12 +28,12 @@ class Table:
         """Where the row at `position` stands: `data/train.csv line 17`."""
         return f"{self.source} {self.frame.index.name} {self.frame.index[position]}"
 
-    def reject(self, bad: Sequence[bool] | np.ndarray, problem: str) -> None:
-        """Raise UserError naming the first row where `bad` is true; do nothing where none is."""
+    def reject(self, bad: Sequence[bool] | np.ndarray, problem: str, remedy: str = "") -> None:
+        """Raise UserError naming the first row where `bad` is true, and what to do; do nothing where none is."""
         positions = np.flatnonzero(bad)
         if len(positions):
             more = f" (and {len(positions) - 1:,} more rows)" if len(positions) > 1 else ""
-            raise UserError(f"{self.place(positions[0])}: {problem}{more}")
+            raise UserError(f"{self.place(positions[0])}: {problem}{more}{remedy and f'; {remedy}'}")
 
     def values(self, column: Column) -> list[Any]:
         """A column as Python values; what is missing (None, NaN) is None.

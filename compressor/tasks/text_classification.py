@@ -110,6 +110,13 @@ class TextClassification(Task):
         codes = [side.map(numbers).to_numpy() for side in (reference, predicted)]
         return metrics.classification(metric, codes[0], codes[1], len(self.labels))
 
+    def agreement(self, one: pd.DataFrame, other: pd.DataFrame) -> float:
+        """Share of equal labels, or of scores that differ by at most a hundredth of the references' range."""
+        if not self.regression:
+            return super().agreement(one, other)
+        apart = np.abs(one["prediction"].to_numpy() - other["prediction"].to_numpy())
+        return float((apart <= np.ptp(one["reference"].to_numpy()) / 100).mean())
+
     def reference_points(self) -> dict[str, float]:
         """Accuracy of the largest class and of a bag of words; none for regression."""
         return {} if self.regression else reference.classification(self.examples)

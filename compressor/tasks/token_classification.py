@@ -115,8 +115,7 @@ class _Rows:
     def __init__(self, table: Table, tokens: Column, tags: Column) -> None:
         self.table, self.column = table, tags
         self.tokens = _lists(table, tokens)
-        class_names = table.class_names.get(tags)
-        self.tags = [labelling.names_of(row, class_names) for row in _lists(table, tags)]
+        self.tags = labelling.names(table, tags, _lists(table, tags), "word")
         table.reject([not row for row in self.tokens], f"{tokens!r} is empty")
         table.reject(
             [not all(isinstance(word, str) for word in row) for row in self.tokens],

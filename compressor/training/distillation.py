@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compressor.models.outputs import Collate, Features, Outputs
+from compressor.models.outputs import Collate, Features, Outputs, has_tokens
 
 PREFIX = "teacher_"
 FAR = -1e4
@@ -38,11 +38,20 @@ def collate_with_teacher(collate: Collate) -> Collate:
         names = [name for name in rows[0] if name.startswith(PREFIX)]
         teacher = {name: [torch.from_numpy(row.pop(name)) for row in rows] for name in names}
         batch = collate(rows)
+        real = batch["attention_mask"].bool()
         for name, values in teacher.items():
-            batch[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=FAR)
+            per_token = has_tokens(name.removeprefix(PREFIX), values[0])
+            batch[name] = _at_tokens(values, real) if per_token else torch.stack(values)
         return batch
 
     return run
+
+
+def _at_tokens(values: list[Tensor], real: Tensor) -> Tensor:
+    """Each row's values (tokens, ...) where its real tokens stand, `FAR` at the padding: (rows, length, ...)."""
+    placed = torch.full((*real.shape, *values[0].shape[1:]), FAR)
+    placed[real] = torch.cat(values)
+    return placed
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,18 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from compressor.errors import RunError
 from compressor.models.outputs import Collate, Features, Outputs, columns
 from compressor.schema import Progress, TrainingKeys, steps_of
 from compressor.training.batches import LengthGrouped
 from compressor.training.distillation import PREFIX, WithTeacher, collate_with_teacher, distillation_loss
 
+log = logging.getLogger(__name__)
+
 SAVES = 10
 """Checkpoints a run writes: a killed run loses at most a tenth."""
+LOSSES = ("loss", "train_loss")
+"""Of the steps since the last row of the log, and of the whole run."""
 
 
 class Part(Protocol):
@@ -56,12 +62,16 @@ def train(model: PreTrainedModel, run: Run) -> list[dict[str, float]]:
     """Train `model` in place and return the log: a row every hundredth of the run.
 
     Resumes from the newest whole checkpoint in `run.folder`; the result is the same as without the break.
+    The log leaves out what is no finite number, such as the norm of gradients that overflowed in one step.
+
+    Raises:
+        RunError: the loss is no finite number any more.
     """
     set_seed(run.seed)
     trainer = _Trainer(model, run)
     trainer.train(resume_from_checkpoint=newest_checkpoint(run.folder))
     rows = [
-        {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
+        {key: float(value) for key, value in row.items() if _is_finite(value)}
         for row in trainer.state.log_history
         if "loss" in row
     ]
@@ -160,6 +170,20 @@ class _Callback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             self.run.progress(self.run.title, state.global_step / state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        if state.is_world_process_zero and "loss" in logs:
+            figures = ", ".join(f"{key} {value:.4g}" for key, value in logs.items())
+            log.info("%s, step %d of %d: %s", self.run.title, state.global_step, state.max_steps, figures)
+        if not all(_is_finite(value) for key, value in logs.items() if key in LOSSES):
+            raise RunError(
+                f"the loss is no finite number at step {state.global_step} of {state.max_steps}; lower "
+                f"learning_rate (now {self.run.keys.learning_rate:g}) or max_grad_norm, or lengthen warmup"
+            )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _arguments(run: Run) -> TrainingArguments:

@@ -13,19 +13,21 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.text import Text
 
-from compressor.benchmark.harness import Measurement, measure
+from compressor.benchmark.harness import Measurement, Rows, measure
 from compressor.benchmark.inputs import parse_input_shapes
 from compressor.benchmark.machine import fingerprint, usable_cores
-from compressor.benchmark.schema import DATA, BenchmarkKeys, Cell, Provider
+from compressor.benchmark.schema import BenchmarkKeys
+from compressor.benchmark.throughput import measure_throughput
+from compressor.cell import DATA, Cell, Provider
 from compressor.display import Display
 from compressor.errors import UserError
 from compressor.files import sha256, write_json
 from compressor.recipe import Loaded
-from compressor.report.fields import cell_of, listed, ms_interval, ms_text, speedup_text
+from compressor.report.fields import listed, ms_interval, ms_text, significant, speedup_text
 from compressor.schema import suggest
 from compressor.stages.base import Data
+from compressor.tables import table
 from compressor.views.folders import onnx_file, tokenizer_beside
-from compressor.views.tables import table
 
 SCHEMA_VERSION = 1
 MODEL, BASELINE = "model", "baseline"
@@ -66,12 +68,14 @@ def bench_models(
     grid: BenchmarkKeys,
     inputs: Sequence[str] = (),
     recipe: Loaded | None = None,
+    sessions: int | None = None,
     json_to: Path | None = None,
 ) -> list[RenderableType]:
     """Time `model` at every cell of `grid`, beside `baseline` where there is one.
 
-    With `recipe` the real lengths of its validation data are timed too, by the tokenizer beside the model.
-    `json_to` gets figures, machine and command, and the single runs go into a folder beside it.
+    With `recipe` the real lengths of its validation data are timed too, by the tokenizer beside the model;
+    with `sessions` the examples a second of so many side by side are counted. `json_to` gets figures, machine
+    and command, and the single runs go into a folder beside it.
 
     Raises:
         UserError: no such file, inputs that cannot be made up, or a provider or threads not to be had.
@@ -96,10 +100,14 @@ def bench_models(
             overrides=shapes,
             lengths=lengths,
         )
+        counted: Rows = {}
+        if sessions:
+            options: dict[str, Any] = {"seconds": grid.seconds, "progress": progress, "overrides": shapes}
+            counted = measure_throughput(models, grid.cells(), sessions, **options)
     machine = fingerprint()
-    shown: list[RenderableType] = [*_tables(models, measured), *_conditions(grid, measured, machine)]
+    shown = [*_tables(models, measured, counted), *_conditions(grid, measured, machine)]
     if json_to:
-        write_json(json_to, _figures(models, measured, machine))
+        write_json(json_to, _figures(models, measured, counted, machine))
         shown.append(f"figures: {escape(str(json_to))}, single runs: {escape(str(raw))}")
     return shown
 
@@ -136,18 +144,22 @@ def _real_lengths(recipe: Loaded, folder: Path) -> list[int]:
     return [len(ids) for ids in features["input_ids"]]
 
 
-def _tables(models: dict[str, Path], measured: Measurement) -> list[RenderableType]:
+def _tables(models: dict[str, Path], measured: Measurement, counted: Rows) -> list[RenderableType]:
     """The models by name, then for each cell its conditions in words, its figures, and what disturbed them."""
     shown: list[RenderableType] = [*(Text(f"{name}: {path}") for name, path in models.items())]
     for number, seen in enumerate(measured.conditions):
-        made = table("", "p50", "95 %", "p90", "cold start", "speedup", numbers=True)
+        cell = Cell.of(seen)
+        rates = {name: row for name, rows in counted.items() for row in rows if Cell.of(row) == cell}
+        titles = ["", "p50", "95 %", "p90", "cold start", "speedup", *["examples/s"] * bool(rates)]
+        made = table(*titles, numbers=True)
         for name in models:
             row = measured.latency[name][number]
             speedup = measured.speedup.get(name)
             cells = [name, ms_text(row), ms_interval(row), ms_text(row, "p90_ms")]
             cells += [ms_text(row, "cold_start_ms"), _speedup(speedup[number]) if speedup else "–"]
+            cells += [_rate(rates[name])] if rates else []
             made.add_row(*map(Text, cells))
-        shown += ["", Text(_title(seen), style="bold"), made, *_warnings(seen)]
+        shown += ["", Text(str(cell), style="bold"), made, *_warnings(seen)]
     return [*shown, ""]
 
 
@@ -158,9 +170,9 @@ def _warnings(seen: dict[str, Any]) -> list[Text]:
     return [Text(line, style="yellow") for line in found]
 
 
-def _title(row: dict[str, Any]) -> str:
-    cell = cell_of(row)
-    return str(cell._replace(sequence_length="real lengths") if cell.sequence_length == DATA else cell)
+def _rate(row: dict[str, Any]) -> str:
+    low, high = map(significant, row["range"])
+    return f"{significant(row['examples_per_second'])} [{low}, {high}] by {row['sessions']}"
 
 
 def _speedup(row: dict[str, Any]) -> str:
@@ -175,17 +187,14 @@ def _conditions(grid: BenchmarkKeys, measured: Measurement, machine: dict[str, A
         f"{grid.processes} fresh processes a cell, {grid.seconds:g} s timed in each; intervals are 95 %",
         f"threads: {listed(grid.threads)} of {machine['usable_cores']} usable cores; spinning: {spinning}",
         f"{machine['cpu']} ({listed(machine['isa'])})",
-        f"onnxruntime {_runtime(machine)}; load {load}",
+        f"onnxruntime {machine['versions']['onnxruntime']}; load {load}",
     )
     return [Text(line, style="dim") for line in lines]
 
 
-def _runtime(machine: dict[str, Any]) -> str:
-    versions = machine["versions"]
-    return str(versions.get("onnxruntime") or versions.get("onnxruntime-gpu"))
-
-
-def _figures(models: dict[str, Path], measured: Measurement, machine: dict[str, Any]) -> dict[str, Any]:
+def _figures(
+    models: dict[str, Path], measured: Measurement, counted: Rows, machine: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "command": shlex.join(["compressor", *sys.argv[1:]]),
@@ -194,6 +203,7 @@ def _figures(models: dict[str, Path], measured: Measurement, machine: dict[str, 
         "reference": next(iter(models)),
         "latency": measured.latency,
         "speedup": measured.speedup,
+        "throughput": counted,
         "conditions": measured.conditions,
     }
 

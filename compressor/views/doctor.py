@@ -15,7 +15,7 @@ from rich.text import Text
 from compressor.benchmark.machine import busy, disturbance, fingerprint
 from compressor.plan import free_disk
 from compressor.report.fields import listed
-from compressor.views.tables import facts
+from compressor.tables import facts
 
 REQUIRED = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "datasets", "accelerate")
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnxruntime
+import torch
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -15,8 +16,8 @@ from compressor.models import checkpoint
 from compressor.report.fields import metric_label, metric_text
 from compressor.stages.base import Data
 from compressor.stages.evaluate import evaluate_onnx
+from compressor.tables import table
 from compressor.views.folders import has_config, has_graph, not_a_model, tokenizer_beside
-from compressor.views.tables import table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,9 +39,9 @@ def evaluate_model(project: Project, model: Path) -> Group:
     tokenizer_beside(model, data.kind)
     with project.display.stage("evaluate") as progress:
         if has_graph(model):
-            runtime, rows = f"onnxruntime {version('onnxruntime')}", evaluate_onnx(data, model, progress)[1]
+            runtime, rows = f"onnxruntime {onnxruntime.__version__}", evaluate_onnx(data, model, progress)[1]
         else:
-            runtime, rows = f"PyTorch {version('torch')}", evaluate_torch(data, model, progress)
+            runtime, rows = f"PyTorch {torch.__version__}", evaluate_torch(data, model, progress)
     title = Text(f"{model} by {runtime} on {len(rows):,} validation examples")
     return Group(title, Text(), _metrics(data, data.task.score(rows)))
 

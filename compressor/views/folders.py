@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.errors import UserError
-from compressor.stages.base import open_tokenizer
+from compressor.stages.base import RESULTS, open_tokenizer
 from compressor.stages.export import MODEL_FILE
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def not_a_model(path: Path, wanted: str) -> UserError:
         return UserError(f"there is nothing at {path}; give {wanted}")
     if path.is_file():
         return UserError(f"{path} is a file; give {wanted}")
-    if (path / "results.json").is_file():
+    if (path / RESULTS).is_file():
         return UserError(f"{path} is the folder of a run; its released model is in {path / 'artifact'}")
     return UserError(f"{path} is not {wanted}")
 

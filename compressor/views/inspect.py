@@ -17,8 +17,8 @@ from compressor.onnx.graph import describe_graph
 from compressor.report.console import inspect_table
 from compressor.report.fields import count_text, listed, megabytes
 from compressor.stages.export import MODEL_FILE
+from compressor.tables import facts, table
 from compressor.views.folders import has_config, has_graph, not_a_model
-from compressor.views.tables import facts, table
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -53,7 +53,7 @@ def recipe_text(model: str, task: str, target: Path) -> str:
     """The recipe; `target` is the file its header says to run."""
     values: dict[str, Any] = {
         "file": target,
-        "name": _name(model, task),
+        "name": yaml.safe_dump({"name": _name(target)}).strip(),
         "model": yaml.safe_dump({"model": model}, width=1000).strip(),
         "task": task,
         "length": MAX_LENGTH[task],
@@ -63,7 +63,6 @@ def recipe_text(model: str, task: str, target: Path) -> str:
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(values, **TASKS[task])
 
 
-def _name(model: str, task: str) -> str:
-    """A name for run and folder: `bert-base-uncased-question-answering`."""
-    words = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(model).expanduser().resolve().name).strip("-._")
-    return f"{words}-{task}" if words else task
+def _name(target: Path) -> str:
+    """A name for run and folder, the file's own: `my.yaml` runs in `runs/my`."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", target.stem).strip("-._") or "recipe"

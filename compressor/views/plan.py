@@ -14,7 +14,7 @@ from compressor.benchmark.machine import usable_cores
 from compressor.models.structure import Sizes
 from compressor.plan import free_disk
 from compressor.report.fields import count_text, listed
-from compressor.views.tables import facts, table
+from compressor.tables import facts, table
 
 UNKNOWN = "unknown until downloaded"
 

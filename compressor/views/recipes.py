@@ -11,7 +11,7 @@ from rich.text import Text
 
 from compressor.errors import UserError
 from compressor.report.fields import listed
-from compressor.views.tables import table
+from compressor.tables import table
 from compressor.yamlfile import read_yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]

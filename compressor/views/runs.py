@@ -16,8 +16,7 @@ from compressor.report.compare import write_comparison
 from compressor.report.console import compare_table
 from compressor.report.side_by_side import comparison_rows
 from compressor.results import SCHEMA_VERSION
-
-RESULTS = "results.json"
+from compressor.stages.base import RESULTS
 
 
 def compare_runs(runs: Sequence[Path], output: Path) -> list[RenderableType]:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from compressor.benchmark import harness, process
-from compressor.benchmark.harness import measure, measure_lengths
+from compressor.benchmark.harness import measure
 from compressor.benchmark.process import Job, run_in_fresh_process
-from compressor.benchmark.schema import Cell
 from compressor.benchmark.throughput import measure_throughput
+from compressor.cell import DATA, Cell
 from compressor.errors import RunError, UserError
 from tests.benchmark.graphs import encoder
 
@@ -38,8 +38,8 @@ def test_rows_raw_samples_and_conditions(models, tmp_path):
         **SHORT,
     )
     assert heard == [
-        ("timing cpu, 1 thread, batch 2, 64 tokens, forward: process 1 of 2", 0.0),
-        ("timing cpu, 1 thread, batch 2, 64 tokens, forward: process 2 of 2", 0.5),
+        ("timing cpu, 1 thread, batch 2, 64 tokens: process 1 of 2", 0.0),
+        ("timing cpu, 1 thread, batch 2, 64 tokens: process 2 of 2", 0.5),
     ]
     (row,) = found.latency["fast"]
     assert row.items() >= CELL.keys().items()
@@ -64,7 +64,8 @@ def test_rows_raw_samples_and_conditions(models, tmp_path):
 
 def test_real_lengths_are_one_more_cell(models):
     lengths = [8] * 90 + [300] * 10
-    found = measure_lengths(models, lengths, reference="slow", threads=1, **SHORT)
+    real = Cell("cpu", 1, 1, DATA)
+    found = measure(models, [real], reference="slow", lengths=lengths, **SHORT)
     (row,) = found.latency["slow"]
     assert (row["sequence_length"], row["batch_size"]) == ("data", 1)
     (samples,) = found.samples
@@ -73,7 +74,7 @@ def test_real_lengths_are_one_more_cell(models):
     assert np.bincount(shapes).min() == np.bincount(shapes).max()
     assert np.median(long) > 1.5 * np.median(short)
     with pytest.raises(UserError, match="data set is empty"):
-        measure_lengths(models, [], reference="slow", threads=1, **SHORT)
+        measure(models, [real], reference="slow", lengths=[], **SHORT)
 
 
 def test_lengths_stand_for_the_whole_distribution():
@@ -83,11 +84,28 @@ def test_lengths_stand_for_the_whole_distribution():
 
 
 def test_throughput_rows(models):
-    rows = measure_throughput(models, CELL, sessions=2, seconds=0.1, processes=2)
+    heard = []
+    rows = measure_throughput(
+        models, [CELL], 2, seconds=0.1, processes=2, progress=lambda *said: heard.append(said)
+    )
+    assert heard == [
+        ("counting cpu, 1 thread, batch 2, 64 tokens: process 1 of 2", 0.0),
+        ("counting cpu, 1 thread, batch 2, 64 tokens: process 2 of 2", 0.5),
+    ]
     (slow,), (fast,) = rows["slow"], rows["fast"]
+    assert fast.items() >= CELL.keys().items()
     assert fast["sessions"] == 2
     assert fast["examples_per_second"] > slow["examples_per_second"]
     assert fast["range"][0] <= fast["examples_per_second"] <= fast["range"][1]
+
+
+def test_a_cell_has_settled_when_its_processes_do_not_drift_together():
+    rng = np.random.default_rng(0)
+    noise = 0.05 * rng.standard_normal((8, 2))
+    assert np.abs(noise).max() > 0.05
+    assert harness._settled(list(noise))
+    noise[:, 1] -= 0.1
+    assert not harness._settled(list(noise))
 
 
 def test_what_cannot_be_measured_is_said_before_anything_runs(models, tmp_path, monkeypatch):

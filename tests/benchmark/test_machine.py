@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
+import onnxruntime
 import pytest
 
 from compressor.benchmark import machine
@@ -21,6 +23,18 @@ def test_the_fingerprint_can_be_stored_and_names_what_timings_depend_on():
     assert found["usable_cores"] >= 1
     assert len(found["load"]) == 3
     assert {"python", "onnxruntime", "torch", "numpy"} <= found["versions"].keys()
+
+
+def test_onnxruntime_has_one_name_whichever_package_installed_it(monkeypatch):
+    def version(package):
+        if package == "onnxruntime":
+            raise PackageNotFoundError(package)
+        return "9.9"
+
+    monkeypatch.setattr(machine, "version", version)
+    versions = fingerprint()["versions"]
+    assert versions["onnxruntime"] == onnxruntime.__version__
+    assert versions["onnxruntime-gpu"] == "9.9"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from compressor.benchmark.schema import BenchmarkKeys, Cell
+from compressor.benchmark.schema import BenchmarkKeys
+from compressor.cell import Cell
 
 
 def test_the_grid_is_in_the_order_written():
@@ -37,16 +38,3 @@ def test_a_gpu_is_not_timed_once_for_every_number_of_cpu_threads():
 def test_bad_values_are_refused(keys, complaint):
     with pytest.raises(ValidationError, match=complaint):
         BenchmarkKeys(**keys)
-
-
-def test_a_cell_names_itself():
-    cell = Cell("cpu", 2, 1, "data")
-    assert cell.slug == "cpu-t2-b1-sdata-forward"
-    assert str(cell) == "cpu, 2 threads, batch 1, real lengths, forward"
-    assert cell.keys() == {
-        "provider": "cpu",
-        "threads": 2,
-        "batch_size": 1,
-        "sequence_length": "data",
-        "part": "forward",
-    }

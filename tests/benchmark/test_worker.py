@@ -46,17 +46,60 @@ def test_times_are_milliseconds_and_the_time_is_kept():
 def test_warm_up_goes_on_until_the_medians_settle():
     rng = np.random.default_rng(0)
     waits = iter([0.03 * 0.8**number for number in range(12)] + [0.002] * 1000)
-    rounds, settled = worker._warm_up([[lambda: time.sleep(next(waits))]], 5.0, rng)
-    assert settled
+    rounds, drift = worker._warm_up([[lambda: time.sleep(next(waits))]], 5.0, rng)
+    assert abs(drift[0]) <= worker.SETTLED
     assert 15 < rounds < 60
 
 
 def test_warm_up_ends_when_they_never_settle():
     rng = np.random.default_rng(0)
     growing = iter(0.0005 * 1.2**number for number in range(1000))
-    rounds, settled = worker._warm_up([[lambda: time.sleep(next(growing))]], 0.02, rng)
-    assert not settled
+    rounds, drift = worker._warm_up([[lambda: time.sleep(next(growing))]], 0.02, rng)
+    assert drift[0] > worker.SETTLED
     assert rounds >= 10
+
+
+def test_a_slow_model_gets_time_to_settle_after_its_first_ten_rounds(monkeypatch):
+    milliseconds = iter([200] * 5 + [100] * 100)
+    clock = [0.0]
+
+    def run(call):
+        spent = next(milliseconds)
+        clock[0] += spent / 1e3
+        return 1e6 * spent
+
+    monkeypatch.setattr(worker, "_run", run)
+    monkeypatch.setattr(worker, "perf_counter", lambda: clock[0])
+    rounds, drift = worker._warm_up([[lambda: None]], 2.0, np.random.default_rng(0))
+    assert rounds == 13  # then most of the five before are of the fast ones too
+    assert drift == pytest.approx([0.0])
+
+
+def shapes_that_take(monkeypatch, slower):
+    """Sixteen shapes of very different lengths; run number n of one takes `slower(n)` times as long."""
+    runs = np.zeros(16, int)
+
+    def spent(shape):
+        runs[shape] += 1
+        return int(1e6 * (1 + shape) * slower(runs[shape]))
+
+    monkeypatch.setattr(worker, "_run", lambda call: spent(call()))
+    return [[lambda shape=shape: shape] for shape in range(16)], runs
+
+
+def test_shapes_of_different_lengths_are_warm_when_each_is(monkeypatch):
+    calls, runs = shapes_that_take(monkeypatch, lambda n: 1.0)
+    rounds, drift = worker._warm_up(calls, 0.0, np.random.default_rng(0))
+    assert rounds == 32
+    assert (runs == 2).all()
+    assert drift == pytest.approx([0.0])
+
+
+def test_the_first_run_of_a_shape_is_no_sign_of_warmth(monkeypatch):
+    calls, runs = shapes_that_take(monkeypatch, lambda n: 1.5 if n == 1 else 1.0)
+    _, drift = worker._warm_up(calls, 1.0, np.random.default_rng(0))
+    assert (runs == 3).all()
+    assert drift == pytest.approx([0.0])
 
 
 def test_each_process_opens_another_model_first_with_other_random_numbers():

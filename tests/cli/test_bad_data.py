@@ -75,7 +75,9 @@ TRAIN = {
     "empty text": ("text,label\na,x\n  ,y\n", ["train.csv line 3: 'text' is empty"]),
     "empty label": (
         "text,label\na,x\nb,\nc,\n",
-        ["train.csv line 3: 'label' has no label (and 1 more rows)"],
+        [
+            "train.csv line 3: 'label' has no label (and 1 more rows); give every row one, or leave the row out"
+        ],
     ),
     "text as label": (
         "text,label\n" + "".join(f"a,text {n}\n" for n in range(50)),

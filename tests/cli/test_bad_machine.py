@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 from compressor.cli import main
 from compressor.files import sha256
+from compressor.stages.base import LOCK
 from tests.cli.conftest import LABELS, TEXTS
 from tests.cli.refusals import Call, everything_in, refused
 
@@ -89,9 +90,13 @@ def test_from_a_stage_that_is_not_there(call: Call, recipe: Path) -> None:
     refused(call, recipe.parent, ["run", recipe, "--from", "techer"], words)
 
 
-def test_debug_shows_the_traceback(call: Call, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("last", [False, True])
+def test_debug_shows_the_traceback(
+    call: Call, recipe: Path, monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
     monkeypatch.setenv("COMPRESSOR_DEBUG", "")  # so that it is put back afterwards
-    said = call("--debug", "run", recipe, "--from", "techer")
+    words = ["run", recipe, "--from", "techer"]
+    said = call(*words, "--debug") if last else call("--debug", *words)
     assert said.code == 2
     assert "Traceback" in said.err
     assert said.err.splitlines()[-1].startswith("error: --from techer")
@@ -116,7 +121,7 @@ def test_an_output_with_files_that_are_not_of_a_run(call: Call, recipe: Path, ti
 
 
 def test_an_output_in_use(call: Call, recipe: Path, earlier: Path) -> None:
-    with (earlier / ".lock").open("w") as handle:
+    with (earlier / LOCK).open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         words = f"another run is using {earlier}; wait for it, or give another --output"
         refused(call, earlier, ["run", recipe, "--output", earlier], words, code=1)

@@ -89,6 +89,10 @@ KEYS = [
     ("seed: 1", "release: prund_int8", 6, "release", "did you mean 'pruned_int8'? (there are: final, all, "),
     ("speedup: 2", "speedup: {value: 2, variant: x}", 15, "gates.min_speedup.variant", "no variant 'x'"),
     ("speedup: 2", "speedup: {value: 2, batch_size: 9}", 15, "gates.min_speedup", "no cell with batch_size 9"),
+    # gates that have nothing to judge
+    ("seed: 1", "release: dense_fp32", 15, "gates.min_speedup", "dense_fp32 is what speedups are measured from"),
+    ("speedup: 2", "speedup: {value: 2, variant: dense_fp32}", 15, "gates.min_speedup", "name another variant"),
+    ("min_speedup: 2}", "min_agreement: 0.9}\nrelease: pruned_fp32", 15, "gates.min_agreement", "is quantized"),
     # wrong types
     ("seed: 1", "seed: one", 6, "seed", "should be a valid integer (got 'one')"),
     ("seed: 1", 'seed: "1"', 6, "seed", "should be a valid integer (got '1')"),

@@ -7,7 +7,7 @@ import sys
 import onnx
 import pytest
 
-from compressor.benchmark.schema import Cell
+from compressor.cell import Cell
 from compressor.errors import UserError
 from compressor.files import sha256
 from compressor.views import bench
@@ -82,15 +82,16 @@ def test_a_model_against_a_baseline_with_real_lengths_and_json(
 ):
     figures = tmp_path / "new" / "bench.json"
     arguments = [exported, "--baseline", slow, "--seq", 64, "--threads", 1, "--lengths", recipe]
-    arguments += ["--seconds", 0.05, "--processes", 3, "--json", figures]
+    arguments += ["--seconds", 0.05, "--processes", 3, "--sessions", 2, "--json", figures]
     monkeypatch.setattr(sys, "argv", ["compressor", "bench", *map(str, arguments)])
     said = call("bench", *arguments)
     assert said.code == 0, said.err
     assert f"model: {exported / 'model.onnx'}" in said.rows
     assert "cpu, 1 thread, batch 1, 64 tokens" in said.rows
     assert "cpu, 1 thread, batch 1, real lengths" in said.rows
-    assert sum(row.startswith("baseline ") and row.endswith(" –") for row in said.rows) == 2
+    assert sum(row.startswith("baseline ") and " –" in row for row in said.rows) == 2
     assert sum(row.startswith("model ") and "x [" in row for row in said.rows) == 2
+    assert sum(row.startswith(("model ", "baseline ")) and row.endswith("] by 2") for row in said.rows) == 2
     assert any(
         row.startswith("threads: 1 of ") and "spinning: onnxruntime's default" in row for row in said.rows
     )
@@ -106,6 +107,7 @@ def test_a_model_against_a_baseline_with_real_lengths_and_json(
     assert stored["environment"]["cpu"]
     assert stored["reference"] == "baseline"
     assert [row["sequence_length"] for row in stored["speedup"]["model"]] == [64, "data"]
+    assert [row["sessions"] for row in stored["throughput"]["model"]] == [2]
     raw = figures.with_name("bench.json.raw")
     assert all((raw / row["raw"]).is_file() for row in stored["latency"]["model"])
 

@@ -1,6 +1,8 @@
 """`evaluate` and `inspect`: checkpoints, exported models, bare ONNX files, and all that is none of these."""
 
 import shutil
+import sys
+from importlib import metadata
 
 import numpy as np
 import onnx
@@ -53,6 +55,18 @@ def test_evaluate_a_checkpoint_and_its_export(call, recipe, tiny, exported, expe
         assert said.rows[0].endswith("on 6 validation examples")
         assert expected in said.rows
         assert any(row.startswith("matthews") for row in said.rows)
+
+
+def test_evaluate_runs_on_the_gpu_build_too(call, recipe, exported, monkeypatch):
+    def version(package):
+        if package == "onnxruntime":  # compressor[gpu] installs it under another name
+            raise metadata.PackageNotFoundError(package)
+        return known(package)
+
+    known = metadata.version
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.delitem(sys.modules, "compressor.views.evaluate", raising=False)
+    assert call("evaluate", exported, "--recipe", recipe).code == 0
 
 
 def test_evaluate_holds_a_pruned_checkpoint_to_its_gates(call, recipe, pruned):

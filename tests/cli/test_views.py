@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from compressor.files import read_json
 from compressor.models.structure import Sizes
 from compressor.pruning.base import METHODS, method_class
 from compressor.recipe import load_recipe
@@ -119,6 +120,16 @@ def test_compare_does_not_replace_a_folder_by_its_page(call, finished, tmp_path)
     assert (run / "results.json").is_file()
 
 
+def test_run_says_its_verdict_once(call, recipe, finished, tmp_path, monkeypatch):
+    about = {"task": {"reference_points": {"bag_of_words": 0.8}}}
+    results = read_json(finished("done", **about) / "results.json")
+    monkeypatch.setattr("compressor.pipeline.run_recipe", lambda *_, **__: results)
+    said = call("run", recipe, "--output", tmp_path / "run")
+    assert said.code == 0, said.err
+    assert said.out.count("2.00x faster") == 1
+    assert "reference point bag of words: 0.8000" in said.rows
+
+
 def test_recipes_lists_every_shipped_one(call, monkeypatch):
     monkeypatch.chdir(recipes.PACKAGE.parent)
     said = call("recipes")
@@ -149,16 +160,18 @@ def test_new_writes_a_recipe_that_is_valid(call, tmp_path, task):
     assert said.code == 0
     assert f"compressor plan {target}" in said.out
     made = load_recipe(target).recipe
-    assert (made.model, made.task.type, made.name) == ("microsoft/MiniLM-L6", task, f"MiniLM-L6-{task}")
+    assert (made.model, made.task.type, made.name) == ("microsoft/MiniLM-L6", task, "mine")
     assert made.benchmark.sequence_lengths == [made.task.max_length]
     assert target.read_text(encoding="utf-8").startswith(f"# compressor run {target}\n")
 
 
-def test_new_keeps_odd_folder_names(call, tmp_path):
-    target = tmp_path / "mine.yaml"
-    assert call("new", "--model", "./a: #b", "--task", "question-answering", target).code == 0
-    made = load_recipe(target).recipe
-    assert (made.model, made.name) == ("./a: #b", "a-b-question-answering")
+@pytest.mark.parametrize(
+    ("file", "name"), [("my run #1.yaml", "my-run-1"), ("007.yaml", "007"), ("_.yaml", "recipe")]
+)
+def test_new_keeps_odd_names_of_files_and_folders(call, tmp_path, file, name):
+    assert call("new", "--model", "./a: #b", "--task", "question-answering", tmp_path / file).code == 0
+    made = load_recipe(tmp_path / file).recipe
+    assert (made.model, made.name) == ("./a: #b", name)
 
 
 def test_new_never_overwrites(call, tmp_path):

@@ -4,6 +4,7 @@
 """
 
 import itertools
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -148,9 +149,11 @@ def test_a_model_left_in_training_mode_exports_without_dropout(tmp_path: Path) -
 @pytest.mark.parametrize("family", CONFIGS)
 def test_dynamic_int8_is_close_and_smaller(family: str, tmp_path: Path) -> None:
     model = tiny_model(family)
+    before = list(logging.getLogger().filters)
     small = slice_model(model, random_structure(structure_of(model), 2))
     export_onnx(small, "text-classification", 18, tmp_path / "model.onnx")
     quantize_int8_dynamic(tmp_path / "model.onnx", tmp_path / "int8.onnx", ["MatMul", "Gather"], True, False)
+    assert logging.getLogger().filters == before
     inputs = {k: v.numpy() for k, v in padded_batch(family).items()}
     one, other = OnnxModel(tmp_path / "model.onnx")(inputs), OnnxModel(tmp_path / "int8.onnx")(inputs)
     assert np.abs(one["logits"] - other["logits"]).max() < 0.3

@@ -29,7 +29,7 @@ def test_a_rewind_keeps_the_guide_s_heads(recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(
         text.replace(old, guide + again.replace("from: teacher", "from: model")), encoding="utf-8"
     )
-    finish(start(recipe, tmp_path / "run"))
+    finish(start(recipe, tmp_path / "run", "--set", "gates={}"))
     found = results(tmp_path / "run")
     config = json.loads((tmp_path / "run" / "guide" / "config.json").read_text(encoding="utf-8"))
     kept = config["compressor"]["gates"]["layers"]

@@ -12,7 +12,7 @@ from compressor.models import checkpoint
 from compressor.models.architecture import structure_of
 from tests.pipeline.tiny import STAGES, finish, kill, outcome, start, write_recipe
 
-AFTERWARDS = ["measurements/dense_fp32", "measurements/dense_int8", "measurements/latency", "artifacts"]
+AFTERWARDS = ["measurements/dense_fp32", "measurements/dense_int8", "measurements/latency.json", "artifacts"]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """How numbers are written, and the sentence and the shares made of them."""
 
+import dataclasses
+
 import pytest
 
 from compressor.report import fields
@@ -43,9 +45,8 @@ def test_big_ratios_carry_one_decimal() -> None:
 def test_cell_in_words(results: dict) -> None:
     cell = fields.main_cell(results)
     assert str(cell) == "cpu, 2 threads, batch 1, 128 tokens"
-    assert str(cell._replace(threads=1, part="next_token")) == (
-        "cpu, 1 thread, batch 1, 128 tokens, next_token"
-    )
+    other = dataclasses.replace(cell, threads=1, part="next_token")
+    assert str(other) == "cpu, 1 thread, batch 1, 128 tokens, next_token"
 
 
 def test_variant_row_takes_its_times_from_the_main_cell(results: dict) -> None:
@@ -97,6 +98,12 @@ def test_verdict_names_the_gates_that_failed(results: dict) -> None:
     results["gates"][1] |= {"passed": False, "inconclusive": True}
     assert verdict(results).endswith("; failed: max_metric_drop; inconclusive: min_speedup")
     assert overall_state(results) == "failed"
+
+
+def test_a_gate_that_several_variants_missed_is_named_once(results: dict) -> None:
+    for variant in ("pruned_fp32", "dense_int8"):
+        results["gates"].append(results["gates"][1] | {"passed": False, "variant": variant})
+    assert verdict(results).endswith("; failed: min_speedup")
 
 
 def test_a_warned_inconclusive_gate_is_not_passed(results: dict) -> None:

@@ -69,7 +69,7 @@ def test_every_number_is_on_the_page(results: dict, tmp_path: Path) -> None:
         "dense_fp32 baseline",
         "pruned_int8 final 90.71 % 0.46 [−0.17, 1.07] 2.31x [2.25, 2.38] 7.97 ms 15.8 MB 15.4 M 31.3 %",
         "max_metric_drop ≤ 1.00 points 0.46 points [−0.17, 1.07] ✓ passed pruned_int8",
-        "largest class 50.92 %, bag of words 80.16 %.",
+        "accuracy on the same examples: largest class 50.92 %, bag of words 80.16 %.",
         "pruning 1.71x 1.43x 53 % 0.34 [−0.29, 0.95]",
         "cpu, 2 threads, batch 8, 384 tokens",
         "encoder: 5 of 6 layers, 18 of 72 attention heads, 1,844 of 9,216 FFN neurons; hidden width 352",

@@ -1,11 +1,14 @@
+import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from compressor.errors import UserError
 from compressor.tasks import get_task
+from compressor.tasks.collate import collator
 from compressor.tasks.schema import TaskKeys
 
 ROWS = [("the good movie", "pos"), ("the bad movie", "neg"), ("very good", "pos"), ("very bad", "neg")] * 10
@@ -93,6 +96,24 @@ def test_a_bad_row_is_named_with_file_and_line(load, row, problem):
         load(tsv(ROWS), tsv([*ROWS, row]))
 
 
+@pytest.mark.parametrize("label", [["pos", "neg"], {"pos": 1}, []])
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_row_with_several_labels_is_refused(write, tmp_path, label, ending):
+    rows = [{"text": text, "label": ["pos"] if ending == "parquet" else "pos"} for text, _ in ROWS]
+    train = write("train.jsonl", "\n".join(map(json.dumps, [*rows, {"text": "a cat", "label": label}])))
+    if ending == "parquet":
+        if isinstance(label, dict):
+            rows = [row | {"label": {"pos": 0}} for row in rows]
+        train = str(tmp_path / "train.parquet")
+        pd.DataFrame([*rows, {"text": "a cat", "label": label}]).to_parquet(train)
+    keys = TaskKeys(
+        type="text-classification", dataset={"train": train, "validation": write("v.tsv", tsv(ROWS))}
+    )
+    place = "row 1" if ending == "parquet" else "line 41"
+    with pytest.raises(UserError, match=rf"{place}: 'label' holds several labels.*; give every row one"):
+        get_task(keys.type).load(keys, 0)
+
+
 def test_one_class_and_too_many_are_refused(load):
     with pytest.raises(UserError, match="nothing to learn"):
         load(tsv([(text, "same") for text, _ in ROWS]))
@@ -153,6 +174,19 @@ def test_padding_follows_the_tokenizer(load, tokenizer):
     assert batch["token_type_ids"][1].tolist() == [3, 0, 0, 0, 0]
     with pytest.raises(UserError, match="no padding token"):
         task.collate(SimpleNamespace(pad_token_id=None))
+
+
+def test_padding_on_the_left_moves_positions_with_their_tokens(tokenizer):
+    rows = [
+        {"input_ids": [2, 8, 9, 3], "attention_mask": [1] * 4, "start_positions": 1, "end_positions": 2},
+        {"input_ids": [2, 3], "attention_mask": [1] * 2, "start_positions": 0, "end_positions": 1},
+    ]
+    for side in ("left", "right"):
+        settings = {"pad_token_id": 0, "pad_token_type_id": 0, "padding_side": side}
+        batch = collator(SimpleNamespace(**settings), ())(rows)
+        for name in ("start_positions", "end_positions"):
+            found = batch["input_ids"][torch.arange(2), batch[name]].tolist()
+            assert found == [row["input_ids"][row[name]] for row in rows]
 
 
 def test_predictions_are_names_in_the_order_of_the_examples(load, tokenizer):

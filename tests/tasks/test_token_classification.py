@@ -1,5 +1,6 @@
 import json
 
+import datasets
 import numpy as np
 import pytest
 from hypothesis import given
@@ -87,11 +88,29 @@ def test_words_that_are_cut_off_count_as_outside(load, tokenizer):
         ({"tokens": [1], "ner_tags": ["O"]}, "holds no words"),
         ({"tokens": ["a"], "ner_tags": ["B-PERS"]}, "did you mean 'B-PER'"),
         ({"tokens": ["a"]}, "holds no list"),
+        ({"tokens": ["a", "b"], "ner_tags": ["O", None]}, "'ner_tags' has no label; give every word one"),
+        ({"tokens": ["a", "b"], "ner_tags": ["O", ""]}, "'ner_tags' has no label"),
+        ({"tokens": ["a"], "ner_tags": [["O", "B-PER"]]}, "'ner_tags' holds several labels.*every word one"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line(load, row, problem):
     with pytest.raises(UserError, match=f"line 21: .*{problem}"):
         load([*ROWS, row], labels=["O", "B-PER", "I-PER", "B-LOC"])
+
+
+def test_a_class_number_that_is_missing_is_no_class(tmp_path):
+    features = datasets.Features(
+        {
+            "tokens": datasets.List(datasets.Value("string")),
+            "tags": datasets.List(datasets.ClassLabel(names=["O", "X"])),
+        }
+    )
+    rows = [{"tokens": ["a", "b"], "tags": [0, 1]}, {"tokens": ["a", "b"], "tags": [0, None]}]
+    path = str(tmp_path / "a.parquet")
+    datasets.Dataset.from_list(rows, features=features).to_parquet(path)
+    keys = TaskKeys(type="token-classification", dataset={"train": path, "validation": path})
+    with pytest.raises(UserError, match="row 2: 'tags' has no label"):
+        get_task(keys.type).load(keys, 0)
 
 
 @pytest.mark.parametrize(

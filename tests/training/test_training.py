@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from compressor.errors import RunError
 from compressor.models.architecture import structure_of
 from compressor.models.gates import Gates
 from compressor.models.outputs import collect_outputs, load_outputs, save_outputs, torch_runner
@@ -157,6 +158,41 @@ def test_it_learns_and_distillation_follows_the_teacher(tmp_path: Path) -> None:
     outputs = collect_outputs(torch_runner(model), features, collate, ["logits"], silent)
     opposite = np.mean([o.argmax() != r["labels"] for o, r in zip(outputs["logits"], features, strict=True)])
     assert opposite > 0.9  # the teacher says the opposite of the labels, and alpha 1 listens to it alone
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"the loss is no finite number at step 3 of 15; lower learning_rate"
+    ) as told:
+        train(tiny_model("bert"), run_of(tmp_path, rows(), learning_rate=1e30))
+    assert told.value.exit_code == 1
+
+
+class Overflow:
+    """A part whose term is finite but has no finite gradient in the second step."""
+
+    def __init__(self, weight: torch.nn.Parameter) -> None:
+        self.weight = weight
+        self.scale = 1.0
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return []
+
+    def before_step(self, step: int, total: int) -> None:
+        self.scale = float(step == 0)
+
+    def loss(self) -> torch.Tensor:
+        return (self.scale * self.weight.square().sum()).sqrt()
+
+    def log(self) -> dict[str, float]:
+        return {}
+
+
+def test_gradients_that_are_no_numbers_are_left_out_of_the_log(tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    log = train(model, run_of(tmp_path, rows(16), epochs=1.0, part=Overflow(model.classifier.weight)))
+    assert [("loss" in row, "grad_norm" in row) for row in log] == [(True, True), (True, False)]
+    assert all(np.isfinite(list(row.values())).all() for row in log)
 
 
 def test_a_gated_model_stays_gated_while_it_trains(tmp_path: Path) -> None:

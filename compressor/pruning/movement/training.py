@@ -34,7 +34,7 @@ def progress_at(step: int, total: int, warmup: int, cooldown: int) -> float:
 class MovementPart:
     """Sets the threshold before every step and adds the regulariser, whose strength follows the threshold.
 
-    With a `sparsity` to aim at, the cool-down's threshold is the one that removes that much.
+    With a `sparsity` to aim at, the threshold is at every step the one that removes its share of the way there.
     """
 
     def __init__(
@@ -58,10 +58,11 @@ class MovementPart:
         """Move threshold, regulariser and patches along their schedules."""
         keys, cut = self.keys, self.masks.cut
         progress = progress_at(step, total, steps_of(keys.warmup, total), steps_of(keys.cooldown, total))
-        if self.sparsity is not None and progress == 1.0:
-            cut.final = self.masks.threshold_for(self.sparsity)
-        start = OPEN[keys.mask]
-        cut.now = start + (cut.final - start) * progress
+        if self.sparsity is None:
+            start = OPEN[keys.mask]
+            cut.now = start + (cut.final - start) * progress
+        else:
+            cut.now = cut.final = self.masks.threshold_for(self.sparsity * progress)
         self.strength = keys.strength * progress
         self.masks.draw(self.seed + step)
         self.patches.move(step, total)

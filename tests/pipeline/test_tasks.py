@@ -1,0 +1,93 @@
+"""A whole run of every kind of task but plain classification, which `test_run` has."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compressor.cli import main
+
+RECIPE = """
+name: tiny
+model:
+  config: {{model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32,
+           max_position_embeddings: 40}}
+  tokenizer: {{train: wordpiece, vocab_size: 300}}
+task:
+  type: {type}
+  dataset: {{train: {folder}/train.jsonl, validation: {folder}/validation.jsonl}}
+  max_length: 32
+stages:
+  - finetune: {{id: teacher, epochs: {epochs}, learning_rate: 3.0e-3, batch_size: 16}}
+  - prune: {{method: movement, attention_block: [8, 8], regularization: 5, score_learning_rate: 0.2, epochs: 2,
+            learning_rate: 1.0e-3, distill: {{teacher: teacher}}}}
+  - slice: {{}}
+  - export: {{}}
+  - quantize: {{}}
+benchmark: {{threads: [1], sequence_lengths: [16], seconds: 0.02, processes: 3}}
+gates: {{min_agreement: 0.0}}
+"""
+NAMES, OTHERS = ["ada", "bo", "cy"], ["runs", "and", "sees", "the", "red", "dog"]
+Row = dict[str, Any]
+
+
+def words(dice: random.Random) -> list[str]:
+    return dice.choices(NAMES + OTHERS, k=dice.randint(4, 9))
+
+
+def tagged(dice: random.Random) -> Row:
+    tokens = words(dice)
+    return {"tokens": tokens, "tags": ["B-PER" if token in NAMES else "O" for token in tokens]}
+
+
+def scored(dice: random.Random) -> Row:
+    tokens = words(dice)
+    return {
+        "text": " ".join(tokens),
+        "label": 5 * sum(token in NAMES for token in tokens) / len(tokens) + 0.01,
+    }
+
+
+def asked(dice: random.Random) -> Row:
+    before, name, after = dice.choices(OTHERS, k=4), dice.choice(NAMES), dice.choices(OTHERS, k=2)
+    at = len(" ".join(before)) + 1
+    answers = {"text": [name], "answer_start": [at]}
+    return {"question": "who runs", "context": " ".join([*before, name, *after]), "answers": answers}
+
+
+def run(folder: Path, kind: str, row: Callable[[random.Random], Row], epochs: int) -> dict[str, Any]:
+    """The results of a run on rows made by `row`; every artifact of it must verify."""
+    dice = random.Random(1)
+    for split, count in (("train", 240), ("validation", 40)):
+        lines = [json.dumps(row(dice)) + "\n" for _ in range(count)]
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(RECIPE.format(type=kind, folder=folder, epochs=epochs), encoding="utf-8")
+    assert main(["run", str(recipe), "--output", str(folder / "run")]) == 0
+    results: dict[str, Any] = json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
+    for variant in results["variants"]:
+        assert main(["verify", str(folder / "run" / "artifacts" / variant)]) == 0
+    return results
+
+
+TASKS = {
+    "token-classification": ("token-classification", tagged, 2, "f1"),
+    "regression": ("text-classification", scored, 12, "pearson"),
+    "question-answering": ("question-answering", asked, 4, "f1"),
+}
+
+
+@pytest.mark.parametrize(("kind", "row", "epochs", "metric"), TASKS.values(), ids=list(TASKS))
+def test_a_whole_run(
+    tmp_path: Path, kind: str, row: Callable[[random.Random], Row], epochs: int, metric: str
+) -> None:
+    results = run(tmp_path, kind, row, epochs)
+    dense = results["variants"]["dense_fp32"]["metric"]
+    assert dense["name"] == metric
+    assert dense["value"] > 0.8
+    assert results["variants"]["pruned_fp32"]["sliced_density"] < 1
+    assert results["variants"]["dense_int8"]["parity"]["agreement"] > 0.8
+    assert 0 < results["variants"]["pruned_int8"]["parity"]["agreement"] <= 1

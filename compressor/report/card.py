@@ -1,5 +1,6 @@
 """The model card of an artifact: what it is, what was measured, how to load it, what not to trust it with."""
 
+import json
 import re
 from typing import Any
 
@@ -51,6 +52,13 @@ TASKS = {
     ),
 }
 
+ROWS: dict[str, dict[str, Any]] = {
+    "text-classification": {"text": "A text."},
+    "token-classification": {"tokens": ["A", "text", "."]},
+    "question-answering": {"question": "Who wrote it?", "context": "Ada wrote it."},
+}
+"""A row of each task that the artifact's client knows."""
+
 VERBS = {
     "finetune": "fine-tuned",
     "prune": "pruned",
@@ -93,7 +101,7 @@ def model_card(results: Results, variant: str, manifest: dict[str, Any]) -> str:
         examples=_examples(results, variant),
         loading=_loading(results, manifest),
         text=_example_text(results),
-        bare=_is_bare(results, manifest),
+        row=_example_row(results),
         task=plain(str(task.get("type") or "the task it was trained for").replace("-", " ")),
         length=_length(manifest),
         labels=plain(listed(manifest.get("labels") or [])),
@@ -207,11 +215,10 @@ def _examples(results: Results, variant: str) -> str:
     return "the validation examples" if count is None else f"{count:,} validation examples"
 
 
-def _is_bare(results: Results, manifest: dict[str, Any]) -> bool:
-    """Whether one graph answers from the tokenizer's output alone, so that a few lines show its whole use."""
-    graphs = [name for name in manifest.get("files") or ["model.onnx"] if name.endswith(".onnx")]
-    generates = (results.get("task") or {}).get("type") in ("language-modeling", "summarization")
-    return len(graphs) == 1 and not generates
+def _example_row(results: Results) -> str | None:
+    """What the example hands to the client, as JSON (which is Python too); `None` for tasks it does not know."""
+    row = ROWS.get((results.get("task") or {}).get("type", ""))
+    return json.dumps(row) if row else None
 
 
 def _loading(results: Results, manifest: dict[str, Any]) -> dict[str, str] | None:

@@ -15,6 +15,7 @@ from compressor.models.source import HubModel, describe
 from compressor.report.card import model_card, source_name
 from compressor.report.markdown import public
 from compressor.schema import json_of
+from compressor.serve import triton
 from compressor.stages.base import Data, open_tokenizer
 from compressor.stages.export import MODEL_FILE
 
@@ -30,7 +31,10 @@ ROLES = {
     SAMPLE: "sample",
     "README.md": "model card",
     "tokenizer.json": "tokenizer",
+    "client.py": "client",
+    "config.pbtxt": "server configuration",
 }
+CLIENT = Path(triton.__file__).with_name("client.py")
 
 
 def package(
@@ -45,7 +49,11 @@ def package(
         _write_sample(folder, data)
         manifest = _manifest(results, variant, folder, data, model)
         (folder / "README.md").write_text(model_card(results, variant, manifest), encoding="utf-8")
-        manifest["files"]["README.md"] = _file(folder / "README.md")
+        (folder / "serve").mkdir()
+        shutil.copyfile(CLIENT, folder / "serve" / "client.py")
+        (folder / "serve" / "config.pbtxt").write_text(triton.triton_config(manifest), encoding="utf-8")
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        manifest["files"] = {path.relative_to(folder).as_posix(): _file(path) for path in files}
         write_json(folder / MANIFEST, manifest)
 
 
@@ -127,16 +135,22 @@ def _manifest(results: dict[str, Any], variant: str, folder: Path, data: Data, m
         "schema_version": SCHEMA_VERSION,
         "name": results["name"],
         "variant": variant,
-        "files": {p.name: _file(p) for p in sorted(folder.iterdir())},
+        "files": {},
         "inputs": {i.name: {"type": i.type, "shape": i.shape} for i in graph.session.get_inputs()},
         "outputs": {o.name: {"type": o.type, "shape": o.shape} for o in graph.session.get_outputs()},
         "state": {},
         "padding_side": tokenizer.padding_side,
+        "tokenizer": {
+            "pad_token_id": tokenizer.pad_token_id,
+            "pad_token_type_id": tokenizer.pad_token_type_id,
+            "cls_token_id": tokenizer.cls_token_id,
+            "truncation_side": tokenizer.truncation_side,
+        },
         "task": data.keys.type,
         "labels": task.labels,
         "max_length": data.keys.max_length,
         "stride": data.keys.stride,
-        "post_processing": task.post_processing(),
+        "post_processing": task.post_processing(tokenizer),
         "sample": {"rows": SAMPLE_ROWS, "tolerance": TOLERANCE[made["precision"]]},
         "precision": made["precision"],
         "metrics": made["metrics"],

@@ -77,7 +77,7 @@ class Task(ABC):
     def model_config(self) -> dict[str, Any]:
         """What the configuration of a model for this task needs: number and names of labels."""
 
-    def post_processing(self) -> dict[str, Any]:
+    def post_processing(self, tokenizer: Any) -> dict[str, Any]:
         """What a client must know to turn outputs into predictions, beside labels and max_length."""
         return {}
 

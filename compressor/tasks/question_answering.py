@@ -50,13 +50,13 @@ class QuestionAnswering(Task):
         """A start and an end logit a token."""
         return {"num_labels": 2}
 
-    def post_processing(self) -> dict[str, Any]:
+    def post_processing(self, tokenizer: Any) -> dict[str, Any]:
         """How start and end logits become an answer."""
         return {
             "n_best": N_BEST,
             "max_answer_length": MAX_ANSWER_LENGTH,
             "stride": self.keys.stride,
-            "question_tokens": QUESTION_TOKENS,
+            "question_tokens": self._question_tokens(tokenizer),
             "null_answer": self.unanswerable,
         }
 
@@ -93,9 +93,7 @@ class QuestionAnswering(Task):
 
     def _short_questions(self, questions: list[str], tokenizer: Any) -> tuple[list[str], list[bool]]:
         """The questions without leading space, cut to leave windows room, and whether each was cut."""
-        special = tokenizer.num_special_tokens_to_add(pair=True)
-        room = self.keys.max_length - special - (self.keys.stride or 0) - LEAST_STEP
-        room = max(1, min(QUESTION_TOKENS, room))
+        room = self._question_tokens(tokenizer)
         questions = [question.lstrip() for question in questions]
         encodings = tokenizer(questions, add_special_tokens=False).encodings
         cut = [len(encoding.ids) > room for encoding in encodings]
@@ -104,6 +102,12 @@ class QuestionAnswering(Task):
             for question, encoding, too_long in zip(questions, encodings, cut, strict=True)
         ]
         return short, cut
+
+    def _question_tokens(self, tokenizer: Any) -> int:
+        """Tokens of a question that are read: so many that every window has room for its context."""
+        special = tokenizer.num_special_tokens_to_add(pair=True)
+        room = self.keys.max_length - special - (self.keys.stride or 0) - LEAST_STEP
+        return int(max(1, min(QUESTION_TOKENS, room)))
 
     def predictions(self, outputs: Outputs, features: Dataset, frame: pd.DataFrame) -> pd.DataFrame:
         """Columns id, prediction (text), reference (list of texts), exact_match, f1, has_answer."""

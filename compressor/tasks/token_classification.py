@@ -60,7 +60,7 @@ class TokenClassification(Task):
             "label2id": {name: number for number, name in enumerate(self.labels)},
         }
 
-    def post_processing(self) -> dict[str, Any]:
+    def post_processing(self, tokenizer: Any) -> dict[str, Any]:
         """A word has the tag of its first token; one that was cut off has the outside tag."""
         return {"word_label": "first-token", "missing_word_label": self.labels[self._outside]}
 

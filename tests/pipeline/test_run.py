@@ -5,11 +5,13 @@ import random
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from compressor.cli import main
 from compressor.models import checkpoint
 from compressor.models.architecture import structure_of
+from tests.pipeline.served import serve
 from tests.pipeline.tiny import STAGES, finish, kill, outcome, start, write_recipe
 
 AFTERWARDS = ["measurements/dense_fp32", "measurements/dense_int8", "measurements/latency.json", "artifacts"]
@@ -49,6 +51,15 @@ def test_what_a_run_leaves(whole: Path) -> None:
         assert main(["verify", str(whole / "artifacts" / variant)]) == 0
     small = checkpoint.load(whole / "finetune-2")
     assert structure_of(small).to_json() == pruned["structure"]
+
+
+@pytest.mark.parametrize("variant", ["dense_fp32", "pruned_int8"])
+def test_an_artifact_serves_itself(recipe: Path, whole: Path, variant: str) -> None:
+    rows = pd.read_csv(recipe.parent / "validation.csv").to_dict("records")
+    stored = pd.read_parquet(whole / "measurements" / variant / "predictions.parquet")["prediction"]
+    answers = serve(whole / "artifacts" / variant, rows)
+    assert [answer["label"] for answer in answers] == stored.tolist()
+    assert all(max(a["scores"], key=a["scores"].get) == a["label"] for a in answers)
 
 
 def test_an_artifact_loads_with_optimum(whole: Path) -> None:

@@ -2,13 +2,19 @@
 
 import json
 import random
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from compressor.cli import main
+from tests.pipeline.served import serve
 
 RECIPE = """
 name: tiny
@@ -52,7 +58,8 @@ def scored(dice: random.Random) -> Row:
 
 
 def asked(dice: random.Random) -> Row:
-    before, name, after = dice.choices(OTHERS, k=4), dice.choice(NAMES), dice.choices(OTHERS, k=2)
+    before, name = dice.choices(OTHERS, k=dice.randint(4, 40)), dice.choice(NAMES)  # up to two windows
+    after = dice.choices(OTHERS, k=2)
     at = len(" ".join(before)) + 1
     answers = {"text": [name], "answer_start": [at]}
     return {"question": "who runs", "context": " ".join([*before, name, *after]), "answers": answers}
@@ -91,3 +98,37 @@ def test_a_whole_run(
     assert results["variants"]["pruned_fp32"]["sliced_density"] < 1
     assert results["variants"]["dense_int8"]["parity"]["agreement"] > 0.8
     assert 0 < results["variants"]["pruned_int8"]["parity"]["agreement"] <= 1
+    for variant in results["variants"]:
+        assert_client_agrees(tmp_path, variant)
+    assert_the_card_s_example_runs(tmp_path / "run" / "artifact")
+
+
+def assert_the_card_s_example_runs(artifact: Path) -> None:
+    card = (artifact / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(import sys.*?)```", card, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nprint(len(answers))"],
+        cwd=artifact,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "1\n", done.stderr
+
+
+ANSWERS = {"token-classification": "labels", "text-classification": "score", "question-answering": "answer"}
+
+
+def assert_client_agrees(folder: Path, variant: str) -> None:
+    """The client answers what the run's own evaluation stored, a text at a time and, in fp32, in batches."""
+    rows = [
+        json.loads(line) for line in (folder / "validation.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    stored = pd.read_parquet(folder / "run" / "measurements" / variant / "predictions.parquet")["prediction"]
+    artifact = folder / "run" / "artifacts" / variant
+    key = ANSWERS[json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))["task"]]
+    for options in ([], ["--batch", "7"]) if variant.endswith("fp32") else ([],):
+        served = [row[key] for row in serve(artifact, rows, *options)]
+        if key == "score":
+            np.testing.assert_allclose(served, stored, atol=1e-5)
+        else:
+            assert served == [list(one) if isinstance(one, np.ndarray) else one for one in stored]

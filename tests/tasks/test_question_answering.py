@@ -124,7 +124,7 @@ def test_unanswerable_questions_are_answered_with_nothing(load, tokenizer):
     paragraphs = [*PARAGRAPHS, *(question("dog cat", "", n, impossible=True) for n in range(20, 30))]
     task = load(paragraphs)
     assert task.unanswerable
-    assert task.post_processing()["null_answer"]
+    assert task.post_processing(tokenizer)["null_answer"]
     right = run(task, tokenizer)
     assert right["prediction"].tolist()[10:] == [""] * 10
     assert set(task.score(right).values()) == {1.0}

@@ -43,7 +43,7 @@ from compressor.models.parity import TOLERANCE
 from compressor.models.slicing import slice_model
 from compressor.models.structure import Structure, SubLayer
 from compressor.onnx.export import check_parity, export_onnx
-from compressor.onnx.quantize import quantize_int8_dynamic
+from compressor.onnx.quantize import Scheme, quantize
 from compressor.report.fields import (
     MISSING,
     count_text,
@@ -240,9 +240,7 @@ def export(model: PreTrainedModel, head: str, folder: Path) -> None:
     source, keys = folder / "fp32.onnx", Quantize()
     export_onnx(model, head, Export().opset, source)
     check_parity(model, source, TOLERANCE)
-    quantize_int8_dynamic(
-        source, folder / "int8.onnx", list(keys.operators), keys.per_channel, keys.machine()
-    )
+    quantize(source, folder / "int8.onnx", Scheme(reduce_range=keys.machine()))
 
 
 def time_cell(models: Mapping[str, Path], length: int, effort: Mapping[str, Any]) -> Json:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from compressor.errors import UserError
+from compressor.schema import suggest
 
 
 def describe_graph(path: Path) -> dict[str, Any]:
@@ -29,6 +32,22 @@ def describe_graph(path: Path) -> dict[str, Any]:
         "opset": max((o.version for o in graph.opset_import if o.domain in ("", "ai.onnx")), default=0),
         "file_bytes": file_bytes(path),
     }
+
+
+def matching_nodes(path: Path, patterns: Sequence[str]) -> list[str]:
+    """Names of the graph's nodes that fit one of the patterns (`*` stands for anything).
+
+    Raises:
+        UserError: a pattern fits none.
+    """
+    if not patterns:
+        return []
+    names = [node.name for node in onnx.load(str(path), load_external_data=False).graph.node]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            near = suggest(pattern, names)
+            raise UserError(f"quantize.exclude: no node of the graph fits '{pattern}'{near}")
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def file_bytes(path: Path) -> int:

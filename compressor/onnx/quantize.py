@@ -1,31 +1,147 @@
-"""Integer quantization with onnxruntime's own tools."""
+"""Smaller numbers for an exported graph, with onnxruntime's own tools: int8, dynamic or static, and fp16."""
 
 from __future__ import annotations
 
+import io
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from onnxruntime.quantization import QuantType, quantize_dynamic
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantType,
+    create_calibrator,
+    quantize_dynamic,
+    quantize_static,
+    save_tensors_data,
+)
+
+Inputs = Mapping[str, NDArray[Any]]
+Mode = Literal["dynamic", "static", "fp16"]
+Calibration = Literal["minmax", "entropy", "percentile"]
+
+CALIBRATORS: dict[str, tuple[CalibrationMethod, dict[str, Any]]] = {
+    "minmax": (CalibrationMethod.MinMax, {}),
+    "entropy": (CalibrationMethod.Entropy, {"num_bins": 512, "num_quantized_bins": 128}),
+    "percentile": (CalibrationMethod.Percentile, {"num_bins": 2048, "percentile": 99.99}),
+}
 
 
-def quantize_int8_dynamic(
-    source: Path, target: Path, operators: list[str], per_channel: bool, reduce_range: bool
-) -> None:
-    """Weights to int8 now, activations to uint8 at run time.
+@dataclass(frozen=True)
+class Scheme:
+    """One way to quantize. `exclude` names nodes of the graph that stay as they are.
 
-    `reduce_range` (7-bit weights) keeps CPUs without VNNI from overflowing their 16-bit sums.
+    `symmetric` and `calibration` are of the activations of `static`; `reduce_range` (7-bit weights) keeps CPUs
+    without VNNI from overflowing their 16-bit sums.
+    """
+
+    mode: Mode = "dynamic"
+    operators: tuple[str, ...] = ("MatMul", "Gather")
+    per_channel: bool = True
+    symmetric: bool = False
+    calibration: Calibration = "minmax"
+    reduce_range: bool = False
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        """As variants are named: int8 or fp16."""
+        return "fp16" if self.mode == "fp16" else "int8"
+
+
+def quantize(source: Path, target: Path, scheme: Scheme, batches: Iterable[Inputs] = ()) -> None:
+    """Write the quantized graph; `batches` are what `static` is calibrated with, read once and one by one."""
+    if scheme.mode == "fp16":
+        _to_fp16(source, target, scheme)
+    elif scheme.mode == "dynamic":
+        with _without_advice():
+            quantize_dynamic(
+                source,
+                target,
+                op_types_to_quantize=list(scheme.operators),
+                per_channel=scheme.per_channel,
+                reduce_range=scheme.reduce_range,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=_excluded(scheme),
+            )
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            ranges = calibrate(source, Path(folder) / "ranges.json", scheme, batches)
+            quantize_with(source, target, scheme, ranges)
+
+
+def quantize_with(source: Path, target: Path, scheme: Scheme, ranges: Path) -> None:
+    """Write the statically quantized graph (QDQ) for activations of known `ranges` (see `calibrate`).
+
+    Products of two activations (attention scores) stay in fp32: int8 costs most there and gains least.
     """
     with _without_advice():
-        quantize_dynamic(
+        quantize_static(
             source,
             target,
-            op_types_to_quantize=operators,
-            per_channel=per_channel,
-            reduce_range=reduce_range,
+            None,
+            op_types_to_quantize=list(scheme.operators),
+            per_channel=scheme.per_channel,
+            reduce_range=scheme.reduce_range,
+            activation_type=QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=_excluded(scheme),
+            calibrate_method=CALIBRATORS[scheme.calibration][0],
+            extra_options={
+                "ActivationSymmetric": scheme.symmetric,
+                "MatMulConstBOnly": True,
+                "OpTypesToExcludeOutputQuantization": list(scheme.operators),
+            },
+            calibration_cache_path=ranges,
         )
+
+
+def calibrate(source: Path, target: Path, scheme: Scheme, batches: Iterable[Inputs]) -> Path:
+    """Ranges of all activations over `batches`, written to `target` (json); memory holds those of one batch."""
+    method, options = CALIBRATORS[scheme.calibration]
+    with tempfile.TemporaryDirectory() as folder:
+        calibrator = create_calibrator(
+            source,
+            list(scheme.operators),
+            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            calibrate_method=method,
+            extra_options=options | {"symmetric": scheme.symmetric},
+        )
+        with redirect_stdout(io.StringIO()):  # they print as they go
+            for batch in batches:
+                calibrator.collect_data(_Reader(batch))
+            save_tensors_data(calibrator.compute_data(), target)
+    return target
+
+
+def _excluded(scheme: Scheme) -> list[str]:
+    """The nodes to leave out, also by the names they get: onnxruntime first splits a Gemm into MatMul and Add."""
+    return [*scheme.exclude, *(f"{name}_MatMul" for name in scheme.exclude)]
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, batch: Inputs) -> None:
+        self.batches = iter([{**batch}])
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self.batches, None)
+
+
+def _to_fp16(source: Path, target: Path, scheme: Scheme) -> None:
+    """Weights and activations in half precision; inputs and outputs of the graph stay as they are."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = convert_float_to_float16(
+        onnx.load(source), keep_io_types=True, node_block_list=list(scheme.exclude)
+    )
+    onnx.save(model, target)
 
 
 @contextmanager

@@ -37,11 +37,15 @@ class Stage(Keys):
     verb: ClassVar[str]
     version: ClassVar[int] = 1
     """Raised when the code changes what the stage makes: older results are not reused."""
-    uses_data: ClassVar[bool] = False
     trains: ClassVar[bool] = False
 
     id: str | None = Field(default=None, pattern=r"^[A-Za-z][\w-]*$")
     source: str | None = Field(default=None, alias="from")
+
+    @property
+    def uses_data(self) -> bool:
+        """Whether the training data decide about its result."""
+        return self.trains
 
     @property
     def training(self) -> TrainingKeys | None:

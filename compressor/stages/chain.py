@@ -177,7 +177,7 @@ def build_chain(stages: Sequence[Stage], baseline: str | None) -> Chain:
             others = {m: folder for m, folder in source.items() if folder != dense[DENSE]}
             members = dense | {TUNED if m == DENSE else m: folder for m, folder in others.items()}
             nodes = {m: Node(f"{name}/{m}", stage, (folder,)) for m, folder in members.items()}
-            precision = "fp32" if isinstance(stage, Export) else "int8"
+            precision = "fp32" if isinstance(stage, Export) else stage.precision
             chain.variants |= {f"{m}_{precision}": node.name for m, node in nodes.items()}
             chain.final = f"{list(members)[-1]}_{precision}"
         elif isinstance(stage, Prune):

@@ -19,7 +19,6 @@ class Finetune(Stage, TrainingKeys):
     """
 
     verb: ClassVar[str] = "finetune"
-    uses_data: ClassVar[bool] = True
     trains: ClassVar[bool] = True
 
     fill: Annotated[float, Field(ge=0)] = 0.0

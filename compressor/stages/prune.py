@@ -20,7 +20,6 @@ class Prune(Stage):
     """
 
     verb: ClassVar[str] = "prune"
-    uses_data: ClassVar[bool] = True
     trains: ClassVar[bool] = True
 
     pruner: SerializeAsAny[Pruner]

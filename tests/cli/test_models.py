@@ -14,7 +14,7 @@ from compressor.models import checkpoint
 from compressor.models.architecture import structure_of
 from compressor.models.slicing import slice_model
 from compressor.models.structure import SubLayer
-from compressor.onnx.quantize import quantize_int8_dynamic
+from compressor.onnx.quantize import Scheme, quantize
 from compressor.views.inspect import matmul_widths
 from tests.benchmark.graphs import encoder
 from tests.cli.conftest import LABELS, TEXTS
@@ -172,7 +172,7 @@ def test_inspect_an_onnx_file(call, exported, tmp_path):
     assert said.code == 0
     assert "MatMul 16 16 3" in said.rows
     assert any("input_ids [batch, 8]" in row for row in said.rows)
-    quantize_int8_dynamic(exported / "model.onnx", tmp_path / "int8.onnx", ["MatMul"], True, False)
+    quantize(exported / "model.onnx", tmp_path / "int8.onnx", Scheme(operators=("MatMul",)))
     assert "MatMulInteger 48 40 3" in call("inspect", tmp_path / "int8.onnx").rows
 
 

@@ -20,7 +20,7 @@ from compressor.models.slicing import slice_model
 from compressor.models.structure import Structure, SubLayer
 from compressor.onnx.export import check_parity, export_onnx, parity
 from compressor.onnx.graph import describe_graph
-from compressor.onnx.quantize import quantize_int8_dynamic
+from compressor.onnx.quantize import Scheme, quantize
 from compressor.onnx.runtime import OnnxModel
 from compressor.pruning.base import METHODS
 from compressor.pruning.fold import fold_dead_units
@@ -152,7 +152,7 @@ def test_dynamic_int8_is_close_and_smaller(family: str, tmp_path: Path) -> None:
     before = list(logging.getLogger().filters)
     small = slice_model(model, random_structure(structure_of(model), 2))
     export_onnx(small, "text-classification", 18, tmp_path / "model.onnx")
-    quantize_int8_dynamic(tmp_path / "model.onnx", tmp_path / "int8.onnx", ["MatMul", "Gather"], True, False)
+    quantize(tmp_path / "model.onnx", tmp_path / "int8.onnx", Scheme())
     assert logging.getLogger().filters == before
     inputs = {k: v.numpy() for k, v in padded_batch(family).items()}
     one, other = OnnxModel(tmp_path / "model.onnx")(inputs), OnnxModel(tmp_path / "int8.onnx")(inputs)

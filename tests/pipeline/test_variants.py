@@ -1,8 +1,9 @@
-"""Block movement pruning in the whole chain: a rewind by another stage's heads, and a family of sparsities."""
+"""What recipes may ask for beside the usual chain: a rewind, a family of sparsities, static int8."""
 
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 
 from tests.pipeline.tiny import RECIPE, finish, start, write_recipe
@@ -47,3 +48,15 @@ def test_a_list_of_sparsities_makes_a_family(recipe: Path, tmp_path: Path) -> No
     for name, sparsity in (("s30_fp32", 0.3), ("s70_fp32", 0.7)):
         assert sparsity - unit <= 1 - found[name]["sliced_density"] <= sparsity
     assert (tmp_path / "run" / "artifact" / "model.onnx").exists()
+
+
+def test_static_int8_is_calibrated_on_training_examples(recipe: Path, tmp_path: Path) -> None:
+    text = recipe.read_text(encoding="utf-8").replace(
+        "{mode: dynamic}", "{mode: static, calibration: {examples: 20}}"
+    )
+    recipe.write_text(text, encoding="utf-8")
+    finish(start(recipe, tmp_path / "run", "--set", "stages.prune.epochs=1"))
+    found = results(tmp_path / "run")["variants"]
+    assert found["dense_int8"]["parity"]["agreement"] > 0.9
+    graph = onnx.load(tmp_path / "run" / "artifacts" / "dense_int8" / "model.onnx").graph
+    assert "QuantizeLinear" in {node.op_type for node in graph.node}

@@ -240,7 +240,7 @@ def export(model: PreTrainedModel, head: str, folder: Path) -> None:
     source, keys = folder / "fp32.onnx", Quantize()
     export_onnx(model, head, Export().opset, source)
     check_parity(model, source, TOLERANCE)
-    quantize(source, folder / "int8.onnx", Scheme(reduce_range=keys.machine()))
+    quantize(source, folder / "int8.onnx", Scheme(reduce_range=keys.reduces_range()))
 
 
 def time_cell(models: Mapping[str, Path], length: int, effort: Mapping[str, Any]) -> Json:

@@ -53,7 +53,8 @@ class Project:
             own = json_of(node.stage)
             own = {k: v for k, v in own.items() if k not in ("id", "source")}
             inputs = [keys[self.chain.node(name).name] + name for name in node.inputs]
-            parts: list[Any] = [node.stage.verb, node.stage.version, own, inputs, node.stage.machine()]
+            circumstances = node.stage.circumstances(self.recipe.benchmark, self.recipe.gates)
+            parts: list[Any] = [node.stage.verb, node.stage.version, own, inputs, circumstances]
             if node.stage.uses_data or isinstance(node.stage, OpenModel):
                 parts += [self.recipe.seed, self.training_data]
             if isinstance(node.stage, OpenModel):
@@ -106,7 +107,8 @@ class Project:
             shared=self.output / SHARED,
             folder_of=self.folder_of,
             progress=progress,
-            max_parity_error=self.recipe.gates.max_parity_error,
+            gates=self.recipe.gates,
+            benchmark=self.recipe.benchmark,
             processes=self.processes if node.stage.trains else 1,
             rank=rank,
         )

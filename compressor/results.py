@@ -131,11 +131,13 @@ def _variant(project: Project, name: str, records: dict[str, dict[str, Any]]) ->
         "file_bytes": file_bytes(folder / MODEL_FILE),
         "sha256": file,
     }
+    if "scheme" in info:
+        made["quantization"] = {key: info[key] for key in ("scheme", "tried")}
     if name != BASELINE:
         made["metric_drop"] = evaluate.metric_drop(
             project.data, _measured(project, BASELINE), _measured(project, name)
         )
-    if info["precision"] == "fp32":
+    if "parity" in info:
         made["parity"] = info["parity"] | {"agreement": None}
     else:
         sibling = f"{name.rpartition('_')[0]}_fp32"

@@ -18,6 +18,8 @@ from compressor.schema import Keys, Progress, TrainingKeys
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from compressor.benchmark.schema import BenchmarkKeys
+    from compressor.stages.release import GateKeys
     from compressor.tasks.base import Task
     from compressor.tasks.schema import TaskKeys
 
@@ -58,8 +60,8 @@ class Stage(Keys):
         distill = self.training.distill if self.training else None
         return {TEACHER: distill.teacher} if distill and isinstance(distill.teacher, str) else {}
 
-    def machine(self) -> Any:
-        """What of this machine its result depends on (part of its key)."""
+    def circumstances(self, benchmark: BenchmarkKeys, gates: GateKeys) -> Any:
+        """What its result depends on beside its keys and inputs: this machine, what is timed, what is demanded."""
         return None
 
     @abstractmethod
@@ -104,7 +106,8 @@ class Work:
     shared: Path
     folder_of: Callable[[str], Path]
     progress: Progress
-    max_parity_error: float
+    gates: GateKeys
+    benchmark: BenchmarkKeys
     processes: int = 1
     rank: int = 0
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from compressor.models.outputs import Outputs
+    from compressor.tasks.base import Task
 
 BATCH = 1
 """As an artifact is asked: dynamic int8 takes its scales from the whole batch, padding included."""
@@ -26,22 +27,21 @@ def evaluate_onnx(
     data: Data, artifact: Path, progress: Progress, title: str = "evaluate"
 ) -> tuple[Outputs, pd.DataFrame]:
     """Logits of every feature and predictions of every example of the validation split."""
+    tokenizer = open_tokenizer(artifact, data.kind)
+    validation = data.task.examples.validation
+    return predict(data.task, tokenizer, artifact / MODEL_FILE, validation, progress, title)
+
+
+def predict(
+    task: Task, tokenizer: Any, file: Path, frame: pd.DataFrame, progress: Progress, title: str
+) -> tuple[Outputs, pd.DataFrame]:
+    """Logits of every feature and predictions of every example of `frame`, by an ONNX file."""
     from compressor.models.outputs import collect_outputs
     from compressor.onnx.runtime import OnnxModel
 
-    task = data.task
-    tokenizer = open_tokenizer(artifact, data.kind)
-    features = task.features(task.examples.validation, tokenizer)
-    outputs = collect_outputs(
-        OnnxModel(artifact / MODEL_FILE),
-        features,
-        task.collate(tokenizer),
-        task.output_names,
-        progress,
-        BATCH,
-        title,
-    )
-    return outputs, task.predictions(outputs, features, task.examples.validation)
+    features, collate = task.features(frame, tokenizer), task.collate(tokenizer)
+    outputs = collect_outputs(OnnxModel(file), features, collate, task.output_names, progress, BATCH, title)
+    return outputs, task.predictions(outputs, features, frame)
 
 
 def measure_accuracy(

@@ -31,7 +31,7 @@ class Export(Stage):
         work.folder.mkdir(parents=True, exist_ok=True)
         export_onnx(model, work.data.kind.optimum_task, self.opset, work.folder / MODEL_FILE)
         work.progress("parity", 0.5)
-        parity = check_parity(model, work.folder / MODEL_FILE, work.max_parity_error)
+        parity = check_parity(model, work.folder / MODEL_FILE, work.gates.max_parity_error)
         model.config.save_pretrained(work.folder)
         work.tokenizer().save_pretrained(work.folder)
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -12,10 +13,14 @@ from compressor.stages.base import Stage, Work
 from compressor.stages.export import MODEL_FILE, copy_companions
 
 if TYPE_CHECKING:
+    from compressor.benchmark.schema import BenchmarkKeys
     from compressor.onnx.quantize import Inputs, Scheme
+    from compressor.stages.release import GateKeys
 
 OF_INT8 = ("operators", "per_channel", "reduce_range")
 OF_STATIC = ("symmetric", "calibration")
+DECIDED = ("per_channel", "symmetric")
+"""Keys of int8, of its static kind, and those that `auto` decides itself."""
 
 
 class CalibrationKeys(Keys):
@@ -26,7 +31,7 @@ class CalibrationKeys(Keys):
 
 
 class Quantize(Stage):
-    """Fewer bits: `dynamic` or `static` int8 for CPUs, fp16 for GPUs.
+    """Fewer bits: `dynamic` or `static` int8 for CPUs, fp16 for GPUs, or `auto`: the fastest that is accurate enough.
 
     `dynamic` takes the ranges of activations as they come, `static` calibrates them beforehand on training
     examples: faster, if those are like what will be served. `exclude` names nodes of the graph that stay in fp32
@@ -39,7 +44,7 @@ class Quantize(Stage):
     verb: ClassVar[str] = "quantize"
     version: ClassVar[int] = 2
 
-    mode: Literal["dynamic", "static", "fp16"] = "dynamic"
+    mode: Literal["dynamic", "static", "fp16", "auto"] = "dynamic"
     operators: list[Literal["MatMul", "Gather"]] = ["MatMul", "Gather"]
     per_channel: bool = True
     reduce_range: bool | Literal["auto"] = "auto"
@@ -49,7 +54,7 @@ class Quantize(Stage):
 
     @model_validator(mode="after")
     def _only_where_it_applies(self) -> Quantize:
-        foreign = {"dynamic": OF_STATIC, "static": (), "fp16": (*OF_INT8, *OF_STATIC)}[self.mode]
+        foreign = {"dynamic": OF_STATIC, "fp16": (*OF_INT8, *OF_STATIC), "auto": DECIDED}.get(self.mode, ())
         for key in foreign:
             if key in self.model_fields_set:
                 raise ValueError(f"mode {self.mode} has no `{key}`; leave it out")
@@ -57,54 +62,76 @@ class Quantize(Stage):
 
     @property
     def precision(self) -> str:
-        """As its variants are named."""
-        return "fp16" if self.mode == "fp16" else "int8"
+        """As its variants are named: what `auto` takes is only known afterwards."""
+        return {"fp16": "fp16", "auto": "auto"}.get(self.mode, "int8")
 
     @property
     def uses_data(self) -> bool:
         """Whether it is calibrated."""
-        return self.mode == "static"
+        return self.mode in ("static", "auto")
 
-    def machine(self) -> Any:
-        """`reduce_range: auto` follows the CPU."""
-        return self._reduce_range()
+    def circumstances(self, benchmark: BenchmarkKeys, gates: GateKeys) -> Any:
+        """`reduce_range: auto` follows the CPU; `auto` decides for what is timed first, within the metric gate."""
+        if self.mode != "auto":
+            return self.reduces_range()
+        from compressor.benchmark.machine import fingerprint, machine_key
+
+        return [machine_key(fingerprint()), benchmark.cells()[0].keys(), gates.max_metric_drop]
 
     def run(self, work: Work) -> dict[str, Any]:
         """Write the quantized `model.onnx` beside config and tokenizer."""
-        from compressor.onnx.graph import matching_nodes
-        from compressor.onnx.quantize import Scheme, quantize
+        from compressor.onnx.quantize import quantize
         from compressor.onnx.runtime import OnnxModel
+        from compressor.stages.auto import Search
 
         work.progress("quantize", 0.0)
         copy_companions(work.source, work.folder)
-        scheme = Scheme(
-            self.mode,
+        source, target = work.source / MODEL_FILE, work.folder / MODEL_FILE
+        tried: list[dict[str, Any]] = []
+        if self.mode == "auto":
+            search = Search(work, self)
+            choice = search.choose()
+            scheme, tried = search.write(choice, target), choice["tried"]
+        else:
+            scheme = self.scheme(work)
+            quantize(source, target, scheme, self.batches(work, scheme))
+        OnnxModel(target)
+        return {
+            "precision": scheme.precision if scheme else "fp32",
+            "scheme": asdict(scheme) if scheme else None,
+            "tried": tried,
+        }
+
+    def scheme(self, work: Work) -> Scheme:
+        """What its keys say of an exported model (of `auto`: where the search begins)."""
+        from compressor.onnx.graph import matching_nodes
+        from compressor.onnx.quantize import Scheme
+
+        return Scheme(
+            "dynamic" if self.mode == "auto" else self.mode,
             tuple(self.operators),
             self.per_channel,
             self.symmetric,
             self.calibration.method,
-            self._reduce_range(),
+            self.reduces_range(),
             tuple(matching_nodes(work.source / MODEL_FILE, self.exclude)),
         )
-        quantize(work.source / MODEL_FILE, work.folder / MODEL_FILE, scheme, self._batches(work, scheme))
-        OnnxModel(work.folder / MODEL_FILE)
-        return {"precision": scheme.precision, "mode": self.mode, "reduce_range": scheme.reduce_range}
 
-    def _batches(self, work: Work, scheme: Scheme) -> Iterator[Inputs]:
-        """Training examples one by one, as they are served: unpadded."""
+    def batches(self, work: Work, scheme: Scheme) -> Iterator[Inputs]:
+        """Training examples to calibrate with, one by one, as they are served: unpadded."""
         if scheme.mode != "static":
             return
         task, tokenizer = work.data.task, work.tokenizer()
         train = task.examples.train
         chosen = train.sample(min(self.calibration.examples, len(train)), random_state=work.seed)
         features, collate = task.features(chosen, tokenizer), task.collate(tokenizer)
-        unwanted = {*task.label_columns, *task.evaluation_columns}
         for number, row in enumerate(features):
             work.progress("calibrate", number / len(features))
-            batch = collate([{name: value for name, value in row.items() if name not in unwanted}])
-            yield {name: values.numpy() for name, values in batch.items()}
+            inputs = {name: value for name, value in row.items() if name in tokenizer.model_input_names}
+            yield {name: values.numpy() for name, values in collate([inputs]).items()}
 
-    def _reduce_range(self) -> bool:
+    def reduces_range(self) -> bool:
+        """Whether weights get 7 bits: where 8 would overflow this CPU's sums, unless the recipe says."""
         if self.reduce_range != "auto":
             return self.reduce_range
         from compressor.benchmark.machine import fingerprint

@@ -60,3 +60,20 @@ def test_static_int8_is_calibrated_on_training_examples(recipe: Path, tmp_path: 
     assert found["dense_int8"]["parity"]["agreement"] > 0.9
     graph = onnx.load(tmp_path / "run" / "artifacts" / "dense_int8" / "model.onnx").graph
     assert "QuantizeLinear" in {node.op_type for node in graph.node}
+
+
+def test_auto_ships_nothing_slower_than_fp32(recipe: Path, tmp_path: Path) -> None:
+    text = recipe.read_text(encoding="utf-8").replace(
+        "{mode: dynamic}", "{mode: auto, calibration: {examples: 20}}"
+    )
+    recipe.write_text(text, encoding="utf-8")
+    options = ["--set", "stages.prune.epochs=1", "--set", "gates={}"]
+    finish(start(recipe, tmp_path / "run", *options))
+    found = results(tmp_path / "run")["variants"]
+    assert list(found) == ["dense_fp32", "pruned_fp32", "dense_auto", "pruned_auto"]
+    tried = found["pruned_auto"]["quantization"]["tried"]
+    assert len(tried) >= 4
+    admitted = [row for row in tried if row.get("admitted")]
+    assert found["pruned_auto"]["precision"] == ("int8" if admitted else "fp32")
+    assert all(row["ci95"][0] > 1 for row in admitted)
+    assert "done before, kept" in finish(start(recipe, tmp_path / "run", *options))

@@ -10,10 +10,12 @@ import torch
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 from transformers import AutoModelForSequenceClassification, BertTokenizerFast
 
+from compressor.benchmark.schema import BenchmarkKeys
 from compressor.models.source import NewModel
 from compressor.schema import Distill
 from compressor.stages.base import Data, Work, open_tokenizer
 from compressor.stages.open import OpenModel
+from compressor.stages.release import GateKeys
 from compressor.stages.training import teacher_outputs
 from compressor.tasks.schema import TaskKeys
 from compressor.tasks.text_classification import TextClassification
@@ -72,7 +74,8 @@ def work(folder: Path, model: Any) -> Work:
         folder,
         folder.joinpath,
         lambda *_: None,
-        1e-4,
+        GateKeys(),
+        BenchmarkKeys(),
     )
 
 

@@ -199,11 +199,14 @@ def verify(artifact: Annotated[Path, typer.Argument(help="an artifact folder")])
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of finished runs")],
     output: Annotated[Path, typer.Option(help="the page to write")] = Path("comparison.html"),
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE.md", help="also write tables for a pull request or a release")
+    ] = None,
 ) -> None:
     """Put runs in one table and one accuracy-against-latency plot."""
     from compressor.views.runs import compare_runs
 
-    out(*compare_runs(runs, output))
+    out(*compare_runs(runs, output, markdown))
 
 
 @app.command()

@@ -11,24 +11,28 @@ from rich.console import RenderableType
 from rich.markup import escape
 
 from compressor.errors import UserError
-from compressor.files import read_json
+from compressor.files import read_json, write_text
 from compressor.report.compare import write_comparison
 from compressor.report.console import compare_table
 from compressor.report.side_by_side import comparison_rows
+from compressor.report.summary import markdown_summary
 from compressor.results import SCHEMA_VERSION
 from compressor.stages.base import RESULTS
 
 
-def compare_runs(runs: Sequence[Path], output: Path) -> list[RenderableType]:
-    """One table of all `runs`; the page with the plot goes to `output`.
+def compare_runs(runs: Sequence[Path], output: Path, markdown: Path | None) -> list[RenderableType]:
+    """One table of all `runs`; the page with the plot goes to `output`, a summary to `markdown`.
 
     Raises:
-        UserError: a folder without readable results, or an `output` that is a folder.
+        UserError: a folder without readable results, or a file to write that is a folder.
     """
-    if output.is_dir():
-        raise UserError(f"--output {output} is a folder; name the page, such as {output / 'comparison.html'}")
+    for option, path, name in (("output", output, "comparison.html"), ("markdown", markdown, "summary.md")):
+        if path and path.is_dir():
+            raise UserError(f"--{option} {path} is a folder; name a file, such as {path / name}")
     found = _told_apart(runs, [read_results(folder) for folder in runs])
     page = write_comparison(found, output)
+    if markdown:
+        write_text(markdown, markdown_summary(found))
     return [compare_table(found), "", f"page: {escape(str(page))}"]
 
 

@@ -81,6 +81,15 @@ def test_compare_prints_a_table_and_writes_the_page(call, finished, tmp_path):
     assert "other" in page.read_text(encoding="utf-8")
 
 
+def test_compare_writes_markdown_too(call, finished, tmp_path):
+    page, file = tmp_path / "page.html", tmp_path / "summary.md"
+    assert call("compare", finished("a"), "--output", page, "--markdown", file).code == 0
+    assert "| pruned_fp32 | 89.00 % |" in file.read_text(encoding="utf-8")
+    said = call("compare", finished("b"), "--output", page, "--markdown", tmp_path)
+    assert said.code == 2
+    assert "is a folder; name a file" in said.err
+
+
 def test_compare_tells_runs_of_one_recipe_apart(call, finished, tmp_path):
     first, second = finished("a"), finished("b")
     said = call("compare", first, second, "--output", tmp_path / "page.html")
@@ -127,7 +136,7 @@ def test_run_says_its_verdict_once(call, recipe, finished, tmp_path, monkeypatch
     said = call("run", recipe, "--output", tmp_path / "run")
     assert said.code == 0, said.err
     assert said.out.count("2.00x faster") == 1
-    assert "reference point bag of words: 0.8000" in said.rows
+    assert "reference point bag of words: accuracy 0.8000" in said.rows
 
 
 def test_recipes_lists_every_shipped_one(call, monkeypatch):

@@ -15,6 +15,7 @@ from compressor.report.fields import (
     better_corner,
     cells,
     count_text,
+    drop_text,
     duration,
     entry_at,
     fixed,
@@ -60,6 +61,7 @@ def write_report(results: Results, run_folder: Path) -> Path:
         curves=plots.latency_curves(results),
         structures=[(listed(n), kept_summary(s), structure_picture(s)) for n, s in structures_of(results)],
         training=plots.training_curves(results),
+        tried=tried_rows(results),
         other_metrics=other_metric_rows(results),
         checks=check_rows(results),
         latency=latency_rows(results),
@@ -107,6 +109,21 @@ def other_metric_rows(results: Results) -> tuple[list[str], list[list[str]]]:
         for variant, v in results["variants"].items()
     ]
     return [metric_label(name) for name in names], rows if names else []
+
+
+def tried_rows(results: Results) -> list[tuple[str, list[list[str]]]]:
+    """Per variant that was quantized by search: every scheme, its speedup, metric and drop, and what became of it."""
+    found = []
+    for name, variant in results["variants"].items():
+        metric, rows = (variant.get("metric") or {}).get("name", ""), []
+        for one in (variant.get("quantization") or {}).get("tried") or []:
+            speedup = {"value": one["speedup"], "ci95": one["ci95"]}
+            fate = "taken" if one.get("admitted") else one.get("why") or ""
+            scores = [metric_text(metric, one.get("metric")), drop_text(metric, {"value": one.get("drop")})]
+            rows.append([one["scheme"].replace("-", " "), speedup_text(speedup), *scores, fate])
+        if rows:
+            found.append((name, rows))
+    return found
 
 
 def check_rows(results: Results) -> list[list[str]]:

@@ -57,7 +57,14 @@ class Search:
         kinds = list(self._kinds())
         speeds = self._time(kinds)
         dense = self._metric(self.source, "fp32")
-        self.tried.append({"scheme": "fp32", "speedup": 1.0, "ci95": [1.0, 1.0], "metric": dense})
+        fp32: Tried = {
+            "scheme": "fp32",
+            "speedup": 1.0,
+            "ci95": [1.0, 1.0],
+            "metric": dense,
+            "admitted": False,
+        }
+        self.tried.append(fp32)
         for kind in sorted(kinds, key=lambda kind: -speeds[kind]["value"]):
             speed = {"speedup": speeds[kind]["value"], "ci95": speeds[kind]["ci95"]}
             if speed["ci95"][0] <= 1.0:
@@ -80,6 +87,7 @@ class Search:
                 )
                 if good:
                     return scheme
+        fp32["admitted"] = True
         return None
 
     def _kinds(self) -> Iterator[Scheme]:

@@ -222,3 +222,30 @@ def test_a_browser_shows_it(results: dict, tmp_path: Path) -> None:
     assert pixels.shape[:2] == (1600, 400)
     assert len({tuple(pixel) for pixel in pixels[::7, ::7].reshape(-1, pixels.shape[2])}) > 10
     assert (pixels[:, 390:, :3] > 0.9).all()  # the body does not run over the edge of a phone
+
+
+def test_what_quantization_tried(results: dict, tmp_path: Path) -> None:
+    rows = [
+        {"scheme": "fp32", "speedup": 1.0, "ci95": [1.0, 1.0], "metric": 0.9, "admitted": False},
+        {
+            "scheme": "dynamic-per-tensor",
+            "speedup": 0.9,
+            "ci95": [0.8, 1.1],
+            "admitted": False,
+            "why": "not faster",
+        },
+        {
+            "scheme": "static",
+            "speedup": 2.0,
+            "ci95": [1.9, 2.1],
+            "metric": 0.89,
+            "drop": 0.01,
+            "admitted": True,
+        },
+    ]
+    results["variants"]["pruned_int8"]["quantization"] = {"scheme": {}, "tried": rows}
+    page = write_report(results, tmp_path).read_text(encoding="utf-8")
+    assert "Quantization: what was tried" in page
+    assert "dynamic per tensor" in page
+    assert "not faster" in page
+    assert "2.00x [1.90, 2.10]" in page

@@ -81,6 +81,7 @@ def test_it_takes(
     assert (label(Scheme(**choice["scheme"])) if choice["scheme"] else None) == chosen
     assert made.asked == asked
     assert {row["scheme"] for row in choice["tried"]} >= set(asked)
+    assert [row["scheme"] for row in choice["tried"] if row["admitted"]] == [chosen or "fp32"]
     again = search(tmp_path, {}, {})  # a resumed run knows no speeds, and asks for none
     assert again.choose() == choice
 

@@ -25,7 +25,7 @@ def main() -> None:
             {name: len(part["kept"]) if isinstance(part, dict) else part for name, part in layer.items()}
             for layer in variant["structure"]["layers"]
         ]
-    results["command"] = re.sub(r"(?<=[ =])/\S*/", ".../", results["command"])
+    results["command"] = re.sub(r"(?<=[ =])(?:~|\.\.)?/\S*/", ".../", results["command"])
     target = options.output / f"{results['name'].replace('-', '_')}.json"
     write_json(target, results)
     sys.stdout.write(f"{target}\n")

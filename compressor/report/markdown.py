@@ -19,11 +19,11 @@ def fenced(text: str, language: str = "yaml") -> str:
 
 
 def public(value: Any) -> Any:
-    """A recipe fit to publish: absolute paths are cut to their last part."""
+    """A recipe fit to publish: paths that lead out of the project are cut to their last part."""
     if isinstance(value, dict):
         return {key: public(part) for key, part in value.items()}
     if isinstance(value, list):
         return [public(part) for part in value]
-    if isinstance(value, str) and value.startswith(("/", "~")):
+    if isinstance(value, str) and value.startswith(("/", "~", "../")):
         return f".../{PurePath(value).name}"
     return value

@@ -119,4 +119,4 @@ def test_the_least_a_run_can_leave(minimal: dict) -> None:
 def test_markdown_helpers() -> None:
     assert plain("pruned_int8 _x_") == "pruned_int8 \\_x\\_"
     assert fenced("a", "") == "```\na\n```"
-    assert public({"a": ["/b/c", "d/e", 3]}) == {"a": [".../c", "d/e", 3]}
+    assert public({"a": ["/b/c", "d/e", 3, "../f/g"]}) == {"a": [".../c", "d/e", 3, ".../g"]}

@@ -170,11 +170,23 @@ def evaluate(
 @app.command()
 def inspect(
     model: Annotated[Path, typer.Argument(help="a checkpoint folder, an artifact or an .onnx file")],
+    similarity: Annotated[
+        bool, typer.Option("--similarity", help="show instead how alike the layers' outputs are")
+    ] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(help="whose data --similarity looks at; docstrings without it")
+    ] = None,
+    sets: Sets = None,
 ) -> None:
     """Show what is left of a model, layer by layer."""
     from compressor.log import quiet_libraries
 
     quiet_libraries()
+    if similarity:
+        from compressor.views.similarity import similarity_view
+
+        out(similarity_view(model, _project(recipe, sets, None) if recipe else None))
+        return
     from compressor.views.inspect import inspect_model
 
     out(inspect_model(model))

@@ -99,6 +99,11 @@ def check_heads(project: Project, config: PretrainedConfig, teachers: dict[str, 
             f"the baseline would be '{name}', whose head is not trained for this task: put a "
             "`finetune` before the first `prune`, or name a trained model"
         )
+    if not trained and (variant := _never_trained(project)):
+        raise UserError(
+            f"the head of {variant} would never be trained: nothing between '{name}' and its export trains it; put a "
+            "`finetune` after the `slice`"
+        )
     untrained = [other for other, theirs in teachers.items() if not head_fits(theirs, auto_class, wanted)]
     if not trained and any(stage.references.get(TEACHER) == MODEL for stage in recipe.stages):
         untrained.append(name)
@@ -107,6 +112,18 @@ def check_heads(project: Project, config: PretrainedConfig, teachers: dict[str, 
             f"the teacher '{untrained[0]}' has no head trained for this task and these labels: name a `finetune` "
             "before it, or a trained model"
         )
+
+
+def _never_trained(project: Project) -> str | None:
+    """The first variant on whose way from the model no stage trains, if any."""
+    chain = project.chain
+    for variant, name in chain.variants.items():
+        node = chain.node(name)
+        while node.inputs and not node.stage.training:
+            node = chain.node(node.inputs[0])
+        if not node.inputs:
+            return variant
+    return None
 
 
 def check_tokenizers(project: Project, config: PretrainedConfig, teachers: list[str]) -> None:

@@ -136,11 +136,32 @@ class Context(Protocol):
     def structure(self, stage: str) -> Structure:
         """What another stage of the run kept."""
 
-    def train(self, model: PreTrainedModel, keys: TrainingKeys, part: TrainingPart | None = None) -> None:
-        """Train in place on the task's training split, resuming if it was killed."""
+    def train(
+        self,
+        model: PreTrainedModel,
+        keys: TrainingKeys,
+        part: TrainingPart | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Train in place on the task's training split, resuming if it was killed.
+
+        `name` tells trainings apart whose order may differ after a break; by default they are counted.
+        """
+
+    def forget(self, name: str) -> None:
+        """Remove what a named training left to resume from."""
 
     def evaluate(self, model: PreTrainedModel) -> float:
         """The primary metric on the selection split."""
+
+    def score(self, model: PreTrainedModel) -> float:
+        """The same, turned so that more is better; minus infinity where it is no number."""
+
+    def batches(self) -> Iterable[dict[str, Tensor]]:
+        """Model inputs of the selection split, batch by batch."""
+
+    def labelled_batches(self) -> Iterable[dict[str, Tensor]]:
+        """The same with labels, so that the model gives a loss."""
 
 
 class Pruner(Keys):
@@ -173,7 +194,12 @@ class Pruner(Keys):
         """Choose what to keep and fold the rest; the model may be changed in place."""
 
 
-METHODS = {"movement": "compressor.pruning.movement:Movement"}
+METHODS = {
+    "movement": "compressor.pruning.movement:Movement",
+    "layer-drop": "compressor.pruning.layer_drop:LayerDrop",
+    "heads": "compressor.pruning.heads:Heads",
+    "greedy": "compressor.pruning.greedy:Greedy",
+}
 """Registry: method name -> where its class is."""
 
 

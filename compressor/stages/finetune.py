@@ -40,4 +40,4 @@ class Finetune(Stage, TrainingKeys):
         metric = context.evaluate(model)
         gates = model.compressor_gates
         write_outputs(work, model, gates.structure if gates else None)
-        return {"log": context.log, "selection_metric": metric, "filled": filled, "head_trained": True}
+        return {"log": context.log, "selection_metric": metric, "filled": filled}

@@ -32,10 +32,10 @@ class OpenModel(Stage):
         if isinstance(source, NewModel):
             sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
             source = source.model_copy(update={"config": source.config | sizes})
-        model, trained = checkpoint.open_source(source, work.data.kind.auto_class, config)
+        model, _ = checkpoint.open_source(source, work.data.kind.auto_class, config)
         checkpoint.save(model, work.folder, tokenizer)
         open_tokenizer(work.folder, work.data.kind).save_pretrained(work.folder)  # as its model needs it
-        return {"head_trained": trained, "name": describe(work.model), "parameters": model.num_parameters()}
+        return {"name": describe(work.model), "parameters": model.num_parameters()}
 
 
 def make_tokenizer(work: Work) -> Any:

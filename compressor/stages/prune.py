@@ -69,4 +69,4 @@ class Prune(Stage):
                 "selection_metric": metric,
                 "sliced_density": pruned.structure.density(),
             }
-        return info | {"log": context.log, "head_trained": True}
+        return info | {"log": context.log}

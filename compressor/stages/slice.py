@@ -33,5 +33,4 @@ class Slice(Stage):
             "max_error": error,
             "parameters": small.num_parameters(),
             "sliced_density": structure.density(),
-            "head_trained": True,
         }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +17,13 @@ from compressor.schema import Distill, TeacherModel, TrainingKeys
 from compressor.stages.base import Work
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from compressor.training.trainer import Part
+
+BATCH = 32
+"""Examples that are looked at together when layers are measured."""
 
 
 @dataclass
@@ -39,6 +45,10 @@ class TaskContext:
         """The recipe's seed."""
         return self.work.seed
 
+    def forget(self, name: str) -> None:
+        """Remove a named training's checkpoints."""
+        shutil.rmtree(self.work.scratch / f"training-{name}", ignore_errors=True)
+
     def structure(self, stage: str) -> Structure:
         """What the stage `stage` kept: its gates, or what it has if it is sliced.
 
@@ -56,7 +66,9 @@ class TaskContext:
             raise UserError(f"'{stage}' has all its heads: there is nothing to go by")
         return Structure.from_json(stored)
 
-    def train(self, model: PreTrainedModel, keys: TrainingKeys, part: Part | None = None) -> None:
+    def train(
+        self, model: PreTrainedModel, keys: TrainingKeys, part: Part | None = None, name: str | None = None
+    ) -> None:
         """Train `model` in place on the training split; the log grows at `self.log`."""
         from compressor.training.trainer import Run, train
 
@@ -69,7 +81,7 @@ class TaskContext:
                 keys,
                 features,
                 work.data.task.collate(work.tokenizer()),
-                work.scratch / f"training-{self.runs}",
+                work.scratch / f"training-{name or self.runs}",
                 work.seed,
                 work.progress,
                 teacher=teacher_outputs(work, keys.distill, features) if keys.distill else None,
@@ -77,6 +89,31 @@ class TaskContext:
                 processes=work.processes,
             ),
         )
+
+    def score(self, model: PreTrainedModel) -> float:
+        """The task's primary metric on the selection split, turned so that more is better."""
+        task, value = self.work.data.task, self.evaluate(model)
+        if math.isnan(value):
+            return -math.inf
+        return value if task.higher_is_better(task.primary) else -value
+
+    def batches(self) -> Iterator[dict[str, Tensor]]:
+        """Model inputs of the selection split, in batches of similar length."""
+        return self._batches(())
+
+    def labelled_batches(self) -> Iterator[dict[str, Tensor]]:
+        """The same with labels."""
+        return self._batches(self.work.data.task.label_columns)
+
+    def _batches(self, labels: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
+        from compressor.models.outputs import MODEL_INPUTS, columns
+
+        rows = columns(self.work.features("selection"), (*MODEL_INPUTS, *labels))
+        rows.sort(key=lambda row: len(row["input_ids"]))
+        collate = self.work.data.task.collate(self.work.tokenizer())
+        for start in range(0, len(rows), BATCH):
+            self.work.progress("measure layers", start / len(rows))
+            yield collate([dict(row) for row in rows[start : start + BATCH]])
 
     def evaluate(self, model: PreTrainedModel, split: str = "selection") -> float:
         """The task's primary metric of `model` on a split, by PyTorch."""

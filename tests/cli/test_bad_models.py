@@ -327,3 +327,14 @@ def test_plan_refuses_local_models_too(call: Call, run: Run, folder: Path) -> No
     refused(call, folder.parent, ["plan", "recipe.yaml", "--set", "model=./gone"], "no model folder at gone")
     sets = ["--set", "model={config: {model_type: gpt2}}"]
     refused(call, folder.parent, ["plan", "recipe.yaml", *sets], "model family 'gpt2' is not supported")
+
+
+def test_a_head_that_nothing_trains(call: Call, folder: Path) -> None:
+    sizes = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 32"
+    model = f"{{config: {{model_type: bert, {sizes}}}}}"
+    text = RECIPE.format(model=model)
+    start, end = text.index("  - prune:"), text.index("  - slice:")
+    text = text[:start] + "  - prune: {method: layer-drop, from: model, drop: 1}\n" + text[end:]
+    Path("recipe.yaml").write_text(text, encoding="utf-8")
+    words = "the head of pruned_fp32 would never be trained"
+    refused(call, folder.parent, ["run", "recipe.yaml"], words, "put a `finetune` after the `slice`")

@@ -190,3 +190,17 @@ def test_inspect_refuses_other_files(call, tmp_path, content):
     said = call("inspect", tmp_path / "x.onnx")
     assert said.code == 2
     assert "is no ONNX file" in said.err
+
+
+def test_similarity_of_layers(call, recipe, tiny, exported):
+    for options in ((), ("--recipe", recipe)):
+        said = call("inspect", tiny, "--similarity", *options)
+        assert said.code == 0, said.err
+        assert said.rows[0].split() == ["layer", "0", "1", "2", "3"]
+        matrix = [[float(value) for value in said.rows[2 + i].split()[1:]] for i in range(4)]
+        assert all(matrix[i][i] == 1.0 for i in range(4))
+        assert np.allclose(matrix, np.transpose(matrix))
+        assert ("docstrings" in said.out) == (not options)
+    refused = call("inspect", exported / "model.onnx", "--similarity")
+    assert refused.code == 2
+    assert "needs a checkpoint folder" in refused.err

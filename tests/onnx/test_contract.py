@@ -6,6 +6,7 @@
 import itertools
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,7 +24,8 @@ from compressor.onnx.graph import describe_graph
 from compressor.onnx.quantize import Scheme, quantize
 from compressor.onnx.runtime import OnnxModel
 from compressor.pruning.base import METHODS
-from compressor.pruning.fold import fold_dead_units
+from compressor.pruning.fold import fold_constants, fold_dead_units
+from compressor.pruning.layer_drop import without
 from compressor.pruning.movement.masks import Masks
 from tests.pruning.masked import movement, scatter
 from tests.zoo import (
@@ -83,18 +85,44 @@ def test_gated_sliced_reloaded_onnx(family: str, task: str, shape: str, tmp_path
     assert parity(small, tmp_path / "model.onnx")["max_abs_error"] < 1e-4
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", CONFIGS)
-@pytest.mark.parametrize("task", HEAD_CLASSES)
-def test_every_method_on_every_family_and_task(method: str, family: str, task: str, tmp_path: Path) -> None:
-    """What a method leaves behind slices and exports exactly: random scores stand for learned ones."""
-    assert method == "movement", "a new method needs its own way to random results here"
-    model, inputs = tiny_model(family, task), padded_batch(family)
+def pruned_by_movement(model: Any, inputs: Any) -> tuple[torch.Tensor, Structure]:
+    """Random scores stand for learned ones."""
     masks = Masks(model, movement(attention_block=[HIDDEN // HEADS, HIDDEN // HEADS]))
     scatter(masks, seed=1, mean=-2.2, spread=1.0)
     masked = logits(model, inputs)
     masks.fold()
-    structure = fold_dead_units(model)
+    return masked, fold_dead_units(model)
+
+
+def pruned_by_layer_drop(model: Any, inputs: Any) -> tuple[torch.Tensor, Structure]:
+    structure = without(structure_of(model), [1])
+    with Gates(model, structure):
+        return logits(model, inputs), structure
+
+
+def pruned_by_heads(model: Any, inputs: Any) -> tuple[torch.Tensor, Structure]:
+    structure = structure_of(model).keeping({("encoder", 0, "attention"): SubLayer((1, 2))})
+    fold_constants(model, structure)
+    with Gates(model, structure):
+        return logits(model, inputs), structure
+
+
+PRUNED = {
+    "movement": pruned_by_movement,
+    "layer-drop": pruned_by_layer_drop,
+    "greedy": pruned_by_layer_drop,
+    "heads": pruned_by_heads,
+}
+"""What each method leaves behind: the logits before anything is cut, and the structure."""
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("task", HEAD_CLASSES)
+def test_every_method_on_every_family_and_task(method: str, family: str, task: str, tmp_path: Path) -> None:
+    """What a method leaves behind slices and exports exactly."""
+    model, inputs = tiny_model(family, task), padded_batch(family)
+    masked, structure = PRUNED[method](model, inputs)
     with Gates(model, structure):
         torch.testing.assert_close(logits(model, inputs), masked, atol=1e-5, rtol=0)
     checkpoint.save(slice_model(model, structure), tmp_path)

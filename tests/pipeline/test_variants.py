@@ -78,3 +78,32 @@ def test_auto_ships_nothing_slower_than_fp32(recipe: Path, tmp_path: Path) -> No
     assert taken["scheme"] == "fp32" or taken["ci95"][0] > 1
     assert "what was tried" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "done before, kept" in finish(start(recipe, tmp_path / "run", *options))
+
+
+METHODS = {
+    "layer-drop by place": "{method: layer-drop, strategy: top, drop: 1}",
+    "layer-drop by contribution": "{method: layer-drop, strategy: contribution, drop: 1}",
+    "layer-drop step by step": "{method: layer-drop, strategy: top, drop: 1, iterative: {epochs: 1, batch_size: 16}}",
+    "greedy": "{method: greedy, from: model, drop: 1, epochs: 1, learning_rate: 3.0e-3, batch_size: 16}",
+    "greedy, screened": "{method: greedy, from: model, drop: 1, search: screened, screen: 1, batch_size: 16}",
+    "heads by sensitivity": "{method: heads, keep: 0.5, steps: 2}",
+}
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=pytest.mark.slow if "," in m else []) for m in METHODS]
+)
+def test_methods_in_the_whole_chain(method: str, recipe: Path, tmp_path: Path) -> None:
+    text = recipe.read_text(encoding="utf-8")
+    start_of, end_of = text.index("  - prune:"), text.index("  - slice:")
+    text = f"{text[:start_of]}  - prune: {METHODS[method]}\n{text[end_of:]}"
+    recipe.write_text(text.replace(", fill: 0.01", ""), encoding="utf-8")
+    finish(start(recipe, tmp_path / "run", "--set", "gates={}"))
+    found = results(tmp_path / "run")["variants"]
+    layers = found["pruned_fp32"]["structure"]["layers"]
+    if "heads" in method:
+        assert sum(len(la["attention"]["kept"]) for la in layers if la["attention"] != "constant") == 2
+    else:
+        assert len(layers) == 1
+        assert found["pruned_fp32"]["sliced_density"] == pytest.approx(0.5)
+    assert found["pruned_fp32"]["parity"]["max_abs_error"] < 1e-4

@@ -1,0 +1,209 @@
+"""Dropping whole layers, chosen once: by their place, by what they do, or by their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from compressor.errors import UserError
+from compressor.models.architecture import architecture_of
+from compressor.pruning.base import Context, Pruned, Pruner, Target
+from compressor.schema import TrainingKeys
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from compressor.models.structure import Structure
+
+Count = Annotated[int, Field(ge=0)]
+
+
+def top(layers: int, drop: int) -> list[int]:
+    """The last layers."""
+    return list(range(layers - drop, layers))
+
+
+def bottom(layers: int, drop: int) -> list[int]:
+    """The first layers."""
+    return list(range(drop))
+
+
+def even_alternate(layers: int, drop: int) -> list[int]:
+    """From the top down every layer whose number, counted from 1, is even."""
+    return sorted(range(layers - 1 - layers % 2, -1, -2)[:drop])
+
+
+def odd_alternate(layers: int, drop: int) -> list[int]:
+    """From the top down every layer whose number, counted from 1, is odd."""
+    return sorted(range(layers - 2 + layers % 2, -1, -2)[:drop])
+
+
+def symmetric(layers: int, drop: int) -> list[int]:
+    """The middle layers: as many stay below as above."""
+    below = (layers - drop) // 2
+    return list(range(below, below + drop))
+
+
+PLACES: dict[str, Callable[[int, int], list[int]]] = {
+    "top": top,
+    "bottom": bottom,
+    "even-alternate": even_alternate,
+    "odd-alternate": odd_alternate,
+    "symmetric": symmetric,
+}
+"""Strategies that go by place alone: (layers, how many to drop) -> indices from 0, rising."""
+
+MEASURES = ("contribution", "weight", "block-influence", "angular", "metric")
+"""Strategies that look at the model; all but `weight` look at data too."""
+
+
+def most(strategy: str, layers: int) -> int:
+    """How many of `layers` a strategy can drop; one always stays."""
+    every_other = {"even-alternate": layers // 2, "odd-alternate": (layers + 1) // 2}
+    return min(every_other.get(strategy, layers), layers - 1)
+
+
+class LayerDrop(Pruner):
+    """Dropping whole layers (Sajjad, Dalvi, Durrani, Nakov: "On the Effect of Dropping Layers of Pre-trained
+    Transformer Models", 2020, "Poor Man's BERT").
+
+    Removes `drop` layers of the pretrained model (a list makes a family), or those named in `layers` (numbers from
+    0, of the original); fine-tune it afterwards as a whole. `top`, `bottom`, `even-alternate`, `odd-alternate`
+    (both from the top down) and `symmetric` go by place. The others measure on the selection split: `contribution`
+    drops layers that leave the first token's direction as it is (above `threshold`, or the `drop` least changing),
+    `block-influence` does so over all tokens (ShortGPT), `angular` drops the block of layers over which it turns
+    least (Gromov et al. 2024), `metric` the layers without which the task's metric is best, one after the other
+    (SLEB, which protects the first and the last). `weight` drops the layers of least `weight_statistic`.
+    `iterative` trains before every single drop. A model that is fine-tuned already may be dropped from too.
+
+    Example:
+        - prune: {method: layer-drop, strategy: top, drop: 4}
+    """
+
+    method: Literal["layer-drop"]
+    strategy: Literal[
+        "top",
+        "bottom",
+        "even-alternate",
+        "odd-alternate",
+        "symmetric",
+        "contribution",
+        "weight",
+        "block-influence",
+        "angular",
+        "metric",
+        "explicit",
+    ] = "top"
+    drop: Count | Annotated[list[Count], Field(min_length=1)] | None = None
+    layers: list[Count] | None = None
+    threshold: Annotated[float, Field(gt=-1, lt=1)] | None = None
+    weight_statistic: Literal["magnitude", "variance"] = "magnitude"
+    iterative: TrainingKeys | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> LayerDrop:
+        explicit = self.strategy == "explicit"
+        if explicit != (self.layers is not None):
+            raise ValueError("name the `layers` with strategy explicit, and only with it")
+        if self.layers is not None and len(set(self.layers)) < len(self.layers):
+            raise ValueError("`layers` names one twice")
+        if self.threshold is not None and (self.strategy != "contribution" or self.drop is not None):
+            raise ValueError("`threshold` is for strategy contribution, in place of `drop`")
+        if (self.drop is None) != (explicit or self.threshold is not None):
+            what = "leave `drop` out" if explicit else "say how many layers to `drop`"
+            raise ValueError(f"{what} (strategy {self.strategy})")
+        if isinstance(self.drop, list) and len(set(self.drop)) < len(self.drop):
+            raise ValueError("`drop` lists a number twice")
+        if "weight_statistic" in self.model_fields_set and self.strategy != "weight":
+            raise ValueError("`weight_statistic` is for strategy weight")
+        if self.iterative and (isinstance(self.drop, list) or self.strategy not in PLACES):
+            raise ValueError(f"`iterative` takes one number and goes by place: {', '.join(PLACES)}")
+        return self
+
+    @property
+    def training(self) -> TrainingKeys | None:
+        """How it trains between drops."""
+        return self.iterative
+
+    def counts(self) -> list[int]:
+        """The numbers of layers that are asked for."""
+        if self.drop is None:
+            return []
+        return self.drop if isinstance(self.drop, list) else [self.drop]
+
+    def members(self, target: Target | None) -> list[str]:
+        """One model a number of layers."""
+        counts = self.counts()
+        return [f"drop{count}" for count in counts] if len(counts) > 1 else ["pruned"]
+
+    def check(self, config: PretrainedConfig) -> None:
+        """There are as many layers, and the strategy can leave out so many."""
+        stack = architecture_of(config).stacks[0]
+        layers = getattr(config, stack.layers_key)
+        for index in self.layers or []:
+            if index >= layers:
+                raise UserError(f"layer-drop: no layer {index}: this model has 0 to {layers - 1}")
+        if self.layers is not None and len(self.layers) >= layers:
+            raise UserError(f"layer-drop: one of the {layers} layers must stay")
+        for count in self.counts():
+            _check_count(self.strategy, layers, count)
+
+    def prune(self, model: PreTrainedModel, context: Context) -> Iterable[Pruned]:
+        """Choose the layers; nothing is left to fold."""
+        from compressor.models.architecture import structure_of
+
+        structure = structure_of(model)
+        if self.iterative:
+            yield self._step_by_step(model, structure, context)
+            return
+        chosen = self._choose(model, structure, context)
+        for member, dropped in zip(self.members(None), chosen, strict=True):
+            yield Pruned(model, without(structure, dropped), {"dropped": dropped}, member)
+
+    def _choose(self, model: PreTrainedModel, structure: Structure, context: Context) -> list[list[int]]:
+        """For every member the places of the layers to drop, in the model as it is."""
+        layers = len(structure.layers)
+        if self.layers is not None:
+            place = {layer.index: at for at, layer in enumerate(structure.layers)}
+            return [[place[index] for index in self.layers if index in place]]
+        for count in self.counts():
+            _check_count(self.strategy, layers, count)
+        if self.strategy in PLACES:
+            return [PLACES[self.strategy](layers, count) for count in self.counts()]
+        from compressor.pruning import layer_measures
+
+        return layer_measures.choose(self, model, context)
+
+    def _step_by_step(self, model: PreTrainedModel, structure: Structure, context: Context) -> Pruned:
+        """Drop in the order of the strategy, one layer after every training."""
+        from compressor.models.gates import Gates
+
+        assert self.iterative is not None
+        (count,) = self.counts()
+        order = list(reversed(PLACES[self.strategy](len(structure.layers), count)))
+        for step in range(count):
+            with Gates(model, without(structure, order[:step])):
+                context.train(model, self.iterative)
+        return Pruned(model, without(structure, order), {"dropped": order})
+
+
+def without(structure: Structure, places: Sequence[int]) -> Structure:
+    """The structure without the layers at these places (from 0, of those it has)."""
+    kept = tuple(layer for at, layer in enumerate(structure.layers) if at not in set(places))
+    return replace(structure, layers=kept)
+
+
+def _check_count(strategy: str, layers: int, count: int) -> None:
+    if count > most(strategy, layers):
+        raise UserError(
+            f"layer-drop: {strategy} can drop 0 to {most(strategy, layers)} of {layers} layers, not {count}"
+        )
+    if strategy == "symmetric" and (layers - count) % 2:
+        allowed = ", ".join(str(k) for k in range(layers) if (layers - k) % 2 == 0)
+        raise UserError(
+            f"layer-drop: symmetric keeps as many layers below as above: of {layers} it can drop {allowed}, "
+            f"not {count}"
+        )

@@ -13,7 +13,7 @@ from compressor.errors import UserError
 from compressor.files import read_json, write_json
 from compressor.models.architecture import architecture_of, structure_of
 from compressor.pruning.base import Context, Pruned, Pruner, Target
-from compressor.pruning.layer_drop import without
+from compressor.pruning.layer_drop import counts_in, members_by_count, without
 from compressor.schema import TrainingKeys, training_keys
 
 if TYPE_CHECKING:
@@ -61,12 +61,11 @@ class Greedy(Pruner, TrainingKeys):
 
     def counts(self) -> list[int]:
         """The numbers of layers that are asked for."""
-        return self.drop if isinstance(self.drop, list) else [self.drop]
+        return counts_in(self.drop)
 
     def members(self, target: Target | None) -> list[str]:
         """One model a number of layers."""
-        counts = self.counts()
-        return [f"drop{count}" for count in counts] if len(counts) > 1 else ["pruned"]
+        return members_by_count(self.counts())
 
     def check(self, config: PretrainedConfig) -> None:
         """One layer stays."""

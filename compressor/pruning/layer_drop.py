@@ -130,14 +130,11 @@ class LayerDrop(Pruner):
 
     def counts(self) -> list[int]:
         """The numbers of layers that are asked for."""
-        if self.drop is None:
-            return []
-        return self.drop if isinstance(self.drop, list) else [self.drop]
+        return counts_in(self.drop)
 
     def members(self, target: Target | None) -> list[str]:
         """One model a number of layers."""
-        counts = self.counts()
-        return [f"drop{count}" for count in counts] if len(counts) > 1 else ["pruned"]
+        return members_by_count(self.counts())
 
     def check(self, config: PretrainedConfig) -> None:
         """There are as many layers, and the strategy can leave out so many."""
@@ -188,6 +185,18 @@ class LayerDrop(Pruner):
             with Gates(model, without(structure, order[:step])):
                 context.train(model, self.iterative)
         return Pruned(model, without(structure, order), {"dropped": order})
+
+
+def counts_in(drop: int | list[int] | None) -> list[int]:
+    """The numbers of layers that a `drop` key stands for."""
+    if drop is None:
+        return []
+    return drop if isinstance(drop, list) else [drop]
+
+
+def members_by_count(counts: Sequence[int]) -> list[str]:
+    """The names of a family's members that differ in the number of layers dropped."""
+    return [f"drop{count}" for count in counts] if len(counts) > 1 else ["pruned"]
 
 
 def without(structure: Structure, places: Sequence[int]) -> Structure:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench import paper_architectures as bench
+from bench import paper_table
 from compressor.errors import RunError
 from compressor.files import read_json
 
@@ -172,7 +173,7 @@ def test_another_shape_is_measured_anew(output: Path) -> None:
 
 def test_the_table_shows_both(output: Path) -> None:
     state = read_json(output)
-    head, _, row, *rest = bench.table(state).splitlines()
+    head, _, row, *rest = paper_table.table(state).splitlines()
     assert head.count("|") == row.count("|")
     value = state["networks"]["tiny-1"]["cells"][0]["speedup"]["pruned_int8"]["value"]
     assert f"| {value:.2f}x [" in row
@@ -182,7 +183,7 @@ def test_the_table_shows_both(output: Path) -> None:
 
 
 def test_the_plot_is_drawn_and_labelled(output: Path, tmp_path: Path) -> None:
-    bench.save_plot(read_json(output), tmp_path / "plot.svg")
+    paper_table.save_plot(read_json(output), tmp_path / "plot.svg")
     texts = [e.text for e in ElementTree.parse(tmp_path / "plot.svg").iter() if e.tag.endswith("text")]
     assert "8 tokens" in texts
     assert "linear weights kept (% of the dense base)" in texts

@@ -155,7 +155,7 @@ class Context(Protocol):
         """The primary metric on the selection split."""
 
     def score(self, model: PreTrainedModel) -> float:
-        """The same, turned so that more is better; minus infinity where it is no number."""
+        """The same, turned so that more is better; a number below any other where it is none."""
 
     def batches(self) -> Iterable[dict[str, Tensor]]:
         """Model inputs of the selection split, batch by batch."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from compressor.training.trainer import Part
 
+LEAST = -1e9
+"""The score of a model whose metric is no number: below any other, and JSON can hold it."""
 BATCH = 32
 """Examples that are looked at together when layers are measured."""
 
@@ -91,10 +93,10 @@ class TaskContext:
         )
 
     def score(self, model: PreTrainedModel) -> float:
-        """The task's primary metric on the selection split, turned so that more is better."""
+        """The task's primary metric on the selection split, turned so that more is better; the least if it is none."""
         task, value = self.work.data.task, self.evaluate(model)
         if math.isnan(value):
-            return -math.inf
+            return LEAST
         return value if task.higher_is_better(task.primary) else -value
 
     def batches(self) -> Iterator[dict[str, Tensor]]:

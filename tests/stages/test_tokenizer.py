@@ -16,7 +16,7 @@ from compressor.schema import Distill
 from compressor.stages.base import Data, Work, open_tokenizer
 from compressor.stages.open import OpenModel
 from compressor.stages.release import GateKeys
-from compressor.stages.training import teacher_outputs
+from compressor.stages.training import TaskContext, teacher_outputs
 from compressor.tasks.schema import TaskKeys
 from compressor.tasks.text_classification import TextClassification
 from tests.zoo import tiny_config, tiny_model
@@ -144,3 +144,13 @@ def test_a_teacher_reads_inputs_that_its_student_lacks(tmp_path: Path) -> None:
         np.testing.assert_allclose(found[0], teacher(**inputs).logits[0].numpy(), atol=1e-5)
         del inputs["token_type_ids"]
         assert (teacher(**inputs).logits[0] - torch.tensor(found[0])).abs().max() > 1e-3
+
+
+def test_a_metric_that_is_no_number_scores_below_all_others(tmp_path: Path) -> None:
+    """A constant prediction has no correlation; the search that meets it must be able to store that."""
+    first = work(tmp_path, NewModel(config=WITHOUT_TYPES[0]))
+    context = TaskContext(first)
+    context.evaluate = lambda *_: float("nan")  # type: ignore[method-assign]
+    score = context.score(tiny_model("bert"))
+    assert score < -1e6
+    json.dumps(score, allow_nan=False)

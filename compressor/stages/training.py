@@ -93,7 +93,7 @@ class TaskContext:
         )
 
     def score(self, model: PreTrainedModel) -> float:
-        """The task's primary metric on the selection split, turned so that more is better; the least if it is none."""
+        """The primary metric on the selection split, turned so that more is better; `LEAST` if it is no number."""
         task, value = self.work.data.task, self.evaluate(model)
         if math.isnan(value):
             return LEAST

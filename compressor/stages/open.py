@@ -17,9 +17,10 @@ class OpenModel(Stage):
     """Opens a hub model, a folder, or makes a new model and tokenizer; not written in recipes."""
 
     verb: ClassVar[str] = "model"
+    version: ClassVar[int] = 2
 
     def run(self, work: Work) -> dict[str, Any]:
-        """Write the model folder; report whether its head was already trained."""
+        """Write the model folder, its tokenizer as the task and the model need it."""
         from transformers import set_seed
 
         from compressor.models import checkpoint

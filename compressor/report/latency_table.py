@@ -156,4 +156,4 @@ def _ms(value: float) -> str:
 
 
 def _signed(error: float) -> str:
-    return ("+" if error > 0 else "") + percent(error)
+    return ("+" if round(error, 3) > 0 else "") + percent(error)

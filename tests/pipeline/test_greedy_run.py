@@ -10,10 +10,11 @@ import pytest
 
 from compressor.errors import UserError
 from compressor.files import read_json
-from compressor.pipeline import run_recipe
+from compressor.pipeline import locked, run_recipe, run_stage
 from compressor.project import Project
 from compressor.recipe import RecipeError, load_recipe
 from compressor.stages import timing
+from compressor.stages.base import Work
 from compressor.stages.training import TaskContext
 from tests.pipeline.tiny import finish, kill, outcome, start, write_recipe
 
@@ -81,6 +82,26 @@ def test_another_target_or_number_searches_and_times_nothing_again(call: Call) -
     family = call("target.speedup=[1.01, 1.06]", "stages.prune.workers=2")
     assert (family["trained"], family["timed"]) == ([], [])
     assert list(family["members"]) == ["1.01x", "1.06x"]
+
+
+def test_a_search_sees_no_validation_row(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[str] = set()
+    features = Work.features
+
+    def remember(self: Work, split: str) -> Any:
+        asked.add(split)
+        return features(self, split)
+
+    monkeypatch.setattr(Work, "features", remember)
+    project = Project(load_recipe(recipe), tmp_path / "run")
+    with locked(project.output):
+        for name in ("model", "prune"):
+            run_stage(project, project.chain.node(name))
+    assert asked == {"train", "selection"}
+    examples = project.data.task.examples
+    assert not set(examples.train["id"]) & set(examples.selection["id"])
 
 
 def test_a_target_that_cannot_be_met_keeps_the_search(call: Call) -> None:

@@ -60,7 +60,8 @@ def test_an_additive_score_gives_the_best_set_an_interaction_may_not() -> None:
     values = [0.1, 0.5, 0.2, 0.4, 0.3]
     assert order_by(5, 2, lambda gone: -sum(values[at] for at in gone)) == [0, 2]
     pairs = {(0,): 0.9, (1,): 0.8, (2,): 0.7, (0, 1): 0.5, (0, 2): 0.6, (1, 2): 0.85}
-    assert order_by(3, 2, lambda gone: pairs[tuple(sorted(gone))]) == [0, 2]  # the best pair is 1 and 2
+    assert order_by(3, 2, lambda gone: pairs[tuple(sorted(gone))]) == [0, 2]
+    assert max(itertools.combinations(range(3), 2), key=lambda pair: pairs[pair]) == (1, 2)
 
 
 def missed(gone: Sequence[int]) -> float:

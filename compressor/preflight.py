@@ -39,6 +39,7 @@ def check_everything(project: Project) -> None:
     for stage in stages:
         if isinstance(stage, Prune):
             stage.pruner.check(config)
+            stage.pruner.check_target(config, stage.target)
     check_heads(project, config, teachers)
     check_tokenizers(project, config, list(teachers))
     check_lengths(project, config)

@@ -39,14 +39,18 @@ def open_probability(logits: Tensor) -> Tensor:
     return torch.sigmoid(logits - SHIFT).clamp(EPSILON, 1 - EPSILON)
 
 
-def decide(logits: Tensor, sharpness: float = 1 / BETA, shift: float = 0.0, least: int = 0) -> Tensor:
+def decide(
+    logits: Tensor, sharpness: float = 1 / BETA, shift: float = 0.0, least: int = 0, multiple: int = 1
+) -> Tensor:
     """What the gates of every row of `logits` (rows, gates) are once chance is over; same shape.
 
-    A row keeps as many gates as it is expected to have open (but `least`), the largest ones (of equal ones the
-    last), at sigmoid(sharpness x logit); the others are zero. Xia et al. 2022 (CoFi) use the sharpness 0.8 / BETA.
-    `shift` counts the gates as if every logit were so much larger.
+    A row keeps as many gates as it is expected to have open, the largest ones (of equal ones the last), at
+    sigmoid(sharpness x logit); the others are zero. Xia et al. 2022 (CoFi) use the sharpness 0.8 / BETA. `shift`
+    counts the gates as if every logit were so much larger; at least `least` are kept, and a `multiple` of them.
     """
     size = logits.shape[-1]
-    closed = (size - open_probability(logits.double() + shift).sum(dim=-1)).round().clamp(max=size - least)
+    expected = open_probability(logits.double() + shift).sum(dim=-1)
+    kept = (size - (size - expected).round()).clamp(min=least)
+    kept = ((kept / multiple).ceil() * multiple).clamp(max=size)
     order = logits.argsort(dim=-1, stable=True).argsort(dim=-1)
-    return torch.sigmoid(sharpness * logits) * (order >= closed.unsqueeze(-1))
+    return torch.sigmoid(sharpness * logits) * (order >= (size - kept).unsqueeze(-1))

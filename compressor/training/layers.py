@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
 from compressor.models.architecture import architecture_of, structure_of
@@ -51,14 +51,10 @@ class LayerDistiller:
         Raises:
             UserError: the teacher reads other inputs than the student.
         """
+        check_inputs(teacher.config, student.config)
         self.teacher = teacher.eval().requires_grad_(False)
         self.keys = keys
         self.names = architecture_of(teacher.config).inputs
-        if set(self.names) - set(architecture_of(student.config).inputs):
-            raise UserError(
-                f"distill.layers: the teacher reads {', '.join(self.names)}, the student less; a teacher of its "
-                "family (or layers: 0) is needed"
-            )
         self.transform = transform_of(student, teacher, learned)
 
     @contextmanager
@@ -121,6 +117,16 @@ class LayerDistiller:
         nearest = self.keys.match == "nearest"
         candidates = [j for j, live in enumerate(alive.tolist()) if live or nearest]
         return match_layers(distances.tolist(), candidates, ordered=not nearest)
+
+
+def check_inputs(teacher: PretrainedConfig, student: PretrainedConfig) -> None:
+    """Raise UserError where the teacher reads inputs that its student lacks: they run on one batch."""
+    names, have = architecture_of(teacher).inputs, architecture_of(student).inputs
+    if set(names) - set(have):
+        raise UserError(
+            f"distill.layers: the teacher reads {', '.join(names)}, the student only {', '.join(have)}; name a "
+            "teacher of its family, or leave `layers` out"
+        )
 
 
 def quarters(layers: int) -> list[int]:

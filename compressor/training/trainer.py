@@ -23,6 +23,7 @@ from compressor.training.batches import LengthGrouped
 from compressor.training.best import Best
 from compressor.training.distillation import PREFIX, WithTeacher, collate_with_teacher, distillation_loss
 from compressor.training.layers import LayerDistiller
+from compressor.training.optimizer import clipping_the_rest, keep_steady, make_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -143,38 +144,16 @@ class _Trainer(Trainer):
         return self.sampler
 
     def create_optimizer(self) -> torch.optim.Optimizer:
-        """AdamW in three kinds of groups: decayed weights, biases and norms, and a method's own parameters.
-
-        A method's group may be `steady`: its rate is constant and its gradients are not clipped.
-        """
+        """One in groups, with the method's."""
         groups = self.run.part.parameter_groups() if self.run.part else []
-        special = {id(p) for group in groups for p in group["params"]}
-        ordinary = [p for p in self.model.parameters() if p.requires_grad and id(p) not in special]
-        decayed = [p for p in ordinary if p.dim() > 1]
-        rest = [p for p in ordinary if p.dim() <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.run.keys.weight_decay},
-                {"params": rest, "weight_decay": 0.0},
-                *groups,
-            ],
-            lr=self.run.keys.learning_rate,
-            fused=True,
-        )
-        if aside := {id(p) for group in groups if group.get("steady") for p in group["params"]}:
-            clip = self.accelerator.clip_grad_norm_
-            self.accelerator.clip_grad_norm_ = lambda parameters, *limits: clip(
-                [p for p in parameters if id(p) not in aside], *limits
-            )
+        self.optimizer = make_optimizer(self.model, self.run.keys, groups)
+        self.accelerator.clip_grad_norm_ = clipping_the_rest(self.accelerator.clip_grad_norm_, groups)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The keys' schedule for every group but the steady ones."""
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        for i, group in enumerate(scheduler.optimizer.param_groups):
-            if group.get("steady"):
-                scheduler.lr_lambdas[i] = lambda _: 1.0
-                group["lr"] = group["initial_lr"]
+        keep_steady(scheduler)
         return scheduler
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:

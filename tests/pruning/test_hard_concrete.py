@@ -85,4 +85,11 @@ def test_equal_gates_go_in_their_order_and_some_can_be_made_to_stay() -> None:
     assert decide(logits, SHARPNESS)[0].ne(0).tolist() == [False, False, True, True]
     assert decide(torch.full((2, 5), -9.0), SHARPNESS).count_nonzero() == 0
     assert decide(torch.full((2, 5), -9.0), SHARPNESS, least=1).count_nonzero() == 2
+    logits = torch.linspace(-4, 4, 20).unsqueeze(0)
+    assert decide(logits, SHARPNESS).count_nonzero() == 13
+    aligned = decide(logits, SHARPNESS, multiple=8)
+    assert aligned.count_nonzero() == 16
+    assert (aligned[0, 4:] > 0).all()
+    assert decide(logits, SHARPNESS, multiple=32).count_nonzero() == 20
+    assert decide(torch.full((1, 20), -9.0), SHARPNESS, multiple=8).count_nonzero() == 0
     assert math.isclose(LIMIT, 4.60517, abs_tol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from compressor.pruning.cofi.gates import LearnedGates
     from compressor.pruning.cofi.masking import Masking
     from compressor.pruning.cofi.training import CofiPart
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["hidden", "layer", "head", "ffn", "neuron"]
 EVERY: tuple[Kind, ...] = ("hidden", "layer", "head", "ffn", "neuron")
@@ -37,7 +40,8 @@ class Cofi(Pruner, TrainingKeys):
     distilled from a fine-tuned teacher by logits and `layers`; follow it with `slice` and a long `finetune`.
 
     The gates end within `tolerance` of the target: those that matter least are closed, or opened again, where
-    learning them did not end there. `neuron_logit` 0 is the published start of the neurons' gates, 10 opens them.
+    learning them did not end there. With `align` the hidden width and the FFNs' are multiples of it: the best of
+    the closed gates open again. `neuron_logit` 0 is the published start of the neurons' gates, 10 opens them.
 
     Example:
         - prune: {method: cofi, from: model, epochs: 20, learning_rate: 2.0e-5, batch_size: 32, evaluate_every: 500,
@@ -58,6 +62,7 @@ class Cofi(Pruner, TrainingKeys):
     gate_learning_rate: Annotated[float, Field(gt=0)] = 1e-2
     neuron_logit: float = 0.0
     tolerance: Annotated[float, Field(gt=0, le=0.05)] = 0.005
+    align: Annotated[int, Field(gt=0)] = 1
 
     @model_validator(mode="after")
     def _fits_together(self) -> Cofi:
@@ -102,15 +107,17 @@ class Cofi(Pruner, TrainingKeys):
 
         start = dict.fromkeys(EVERY, OPEN) | {"neuron": self.neuron_logit}
         return LearnedGates(
-            structure, self.granularity, lambda kind: start[kind] if first is None else first, seed
+            structure,
+            self.granularity,
+            lambda kind: start[kind] if first is None else first,
+            seed,
+            self.align,
         )
 
     def prune(self, model: PreTrainedModel, context: Context) -> Iterable[Pruned]:
         """Train without gates, then with them, once for every target; fold a copy at each."""
         from compressor.models.architecture import structure_of
         from compressor.pruning.cofi.masking import Masking
-        from compressor.pruning.cofi.training import CofiPart
-        from compressor.pruning.cofi.values import ParameterShare
 
         structure = structure_of(model)
         if not structure.only_layers_dropped():
@@ -121,16 +128,8 @@ class Cofi(Pruner, TrainingKeys):
             keys = {"epochs": self.epochs * share, "schedule": "constant", "evaluate_every": 0.0}
             context.train(model, self.training.model_copy(update=keys), name="prepare")
         rung = self.training.model_copy(update={"epochs": self.epochs * (1 - share) / len(targets)})
-        gates = self.gates(structure, seed=context.seed)
-        masking = Masking(model, gates)
-        part = CofiPart(
-            gates,
-            ParameterShare(structure.sizes),
-            self.gate_learning_rate,
-            lambda total: steps_of(self.sparsity_warmup, round(total / (1 - share))),
-            self.tolerance,
-            context.seed,
-        )
+        part = self._part(structure, share, context.seed)
+        masking = Masking(model, part.gates)
         reached = 0.0
         for goal, member in targets:
             part.aim(reached, goal)
@@ -143,6 +142,20 @@ class Cofi(Pruner, TrainingKeys):
             )
             yield _snapshot(masking, part, structure, member)
             reached = goal
+
+    def _part(self, structure: Structure, share: float, seed: int) -> CofiPart:
+        """What learns the gates, in the trainings after the `share` of the stage without them."""
+        from compressor.pruning.cofi.training import CofiPart
+        from compressor.pruning.cofi.values import ParameterShare
+
+        return CofiPart(
+            self.gates(structure, seed=seed),
+            ParameterShare(structure.sizes),
+            self.gate_learning_rate,
+            lambda total: steps_of(self.sparsity_warmup, round(total / (1 - share))),
+            self.tolerance,
+            seed,
+        )
 
     def _preparation(self, context: Context) -> float:
         """The share of the stage without gates."""
@@ -165,10 +178,16 @@ def _snapshot(masking: Masking, part: CofiPart, structure: Structure, member: st
     gates = part.gates
     gates.clamp()
     part.check()
-    before = part.removed(gates.decided())
+    decided = part.removed(gates.decided())
     values = gates.nearest(part.goal, part.constraint, part.tolerance)
+    removed = part.removed(values)
+    if removed != decided:
+        log.info("cofi: %s: gates that remove %.4f were brought to %.4f", member, decided, removed)
     with masking.lifted() as model:
         copy = deepcopy(model)
-    report = {"expected_sparsity": part.log()["expected_sparsity"], "decided_sparsity": before}
     kept = fold_gates(copy, values)
-    return Pruned(copy, kept, report | {"sparsity": part.removed(values)}, member)
+    if all(layer.absent for layer in kept.layers):
+        log.warning("cofi: %s: nothing is left but embeddings and head", member)
+    expected = part.log()["expected_sparsity"]
+    report = {"expected_sparsity": expected, "decided_sparsity": decided, "sparsity": removed}
+    return Pruned(copy, kept, report, member)

@@ -32,9 +32,12 @@ class LearnedGates(nn.Module):
     In training they are as the last `draw` made them, otherwise as the published rule decides, or as `settled`.
     """
 
-    def __init__(self, structure: Structure, kinds: Kinds, first: Callable[[str], float], seed: int) -> None:
-        """`first`: the mean of the first logits of a kind."""
+    def __init__(
+        self, structure: Structure, kinds: Kinds, first: Callable[[str], float], seed: int, align: int = 1
+    ) -> None:
+        """`first`: the mean of the first logits of a kind; `align`: decided widths are multiples of it."""
         super().__init__()
+        self.align = align
         self.slots = list(slots_of(structure))
         generator = torch.Generator().manual_seed(seed)
         self.logits = nn.ParameterDict()
@@ -77,7 +80,8 @@ class LearnedGates(nn.Module):
 
         def rule(slot: Slot, logits: Tensor) -> Tensor:
             moved = shift if kinds is None or slot.kind in kinds else 0.0
-            return decide(logits, SHARPNESS, moved, least=slot.kind == "hidden")
+            multiple = self.align if slot.kind in ("hidden", "neuron") else 1
+            return decide(logits, SHARPNESS, moved, least=slot.kind == "hidden", multiple=multiple)
 
         return self._values(rule).canonical()
 
@@ -91,7 +95,7 @@ class LearnedGates(nn.Module):
             return float(constraint(values.open())) - target
 
         best = self.decided()
-        for kinds in (("neuron",), ("neuron", "head"), None):
+        for kinds in (("neuron",), ("neuron", "head"), ("neuron", "head", "hidden"), None):
             if abs(gap(best)) <= tolerance:
                 break
             low, high = -REACH, REACH

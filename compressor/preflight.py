@@ -40,8 +40,10 @@ def check_everything(project: Project) -> None:
     for stage in stages:
         if isinstance(stage, Prune):
             stage.pruner.check(config)
+            stage.pruner.check_target(config, stage.target)
     check_frozen(project, config)
     check_heads(project, config, teachers)
+    check_layer_teachers(project, config, teachers)
     check_tokenizers(project, config, list(teachers))
     check_lengths(project, config)
     check_disk(project, config)
@@ -132,6 +134,18 @@ def check_heads(project: Project, config: PretrainedConfig, teachers: dict[str, 
             f"the teacher '{untrained[0]}' has no head trained for this task and these labels: name a `finetune` "
             "before it, or a trained model"
         )
+
+
+def check_layer_teachers(
+    project: Project, config: PretrainedConfig, teachers: dict[str, PretrainedConfig]
+) -> None:
+    """Teachers whose hidden states are compared can read what the model reads."""
+    from compressor.training.layers import check_inputs
+
+    for stage in project.recipe.stages:
+        name, training = outside_teacher(stage), stage.training
+        if name and training and training.distill and training.distill.layers:
+            check_inputs(teachers[name], config)
 
 
 def _never_trained(project: Project) -> str | None:

@@ -177,11 +177,16 @@ class Context(Protocol):
         keys: TrainingKeys,
         part: TrainingPart | None = None,
         name: str | None = None,
+        score: Callable[[], float | None] | None = None,
     ) -> None:
         """Train in place on the task's training split, resuming if it was killed.
 
-        `name` tells trainings apart whose order may differ after a break; by default they are counted.
+        `name` tells trainings apart whose order may differ after a break; by default they are counted. `score` rates
+        the model where the keys ask for the best state (by default `score` below); `None` rules a state out.
         """
+
+    def steps(self, keys: TrainingKeys) -> int:
+        """Optimiser steps of a training with these keys."""
 
     def forget(self, name: str) -> None:
         """Remove what a named training left to resume from."""
@@ -204,6 +209,8 @@ class Pruner(Keys):
 
     guides: ClassVar[tuple[str, ...]] = ()
     """Its keys that name another stage whose structure it reads."""
+    needs_target: ClassVar[bool] = False
+    """Whether it must have one of the goals in `targets`."""
 
     method: str
 
@@ -229,6 +236,9 @@ class Pruner(Keys):
     def check(self, config: PretrainedConfig) -> None:
         """Called before the first stage: raise UserError where this method cannot work on such a model."""
 
+    def check_target(self, config: PretrainedConfig, target: Target | None) -> None:
+        """Called beside `check`: raise UserError where it cannot bring such a model to the target."""
+
     def members(self, target: Target | None) -> list[str]:
         """Names of the models it makes."""
         return list(members_of(target))
@@ -240,6 +250,7 @@ class Pruner(Keys):
 
 METHODS = {
     "movement": "compressor.pruning.movement:Movement",
+    "cofi": "compressor.pruning.cofi:Cofi",
     "layer-drop": "compressor.pruning.layer_drop:LayerDrop",
     "heads": "compressor.pruning.heads:Heads",
     "greedy": "compressor.pruning.greedy:Greedy",

@@ -9,7 +9,7 @@ from pydantic import SerializeAsAny, field_validator
 from compressor.executors import ExecutorKeys
 from compressor.pruning.base import Pruner, Target, method_class
 from compressor.schema import TrainingKeys, json_of
-from compressor.stages.base import Stage, Work, write_outputs
+from compressor.stages.base import Stage, Work
 from compressor.stages.training import TaskContext
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Prune(Stage):
             with Gates(pruned.model, pruned.structure):
                 metric = context.evaluate(pruned.model)
             folder = work.folder if len(members) == 1 else work.folder / pruned.member
-            write_outputs(work, pruned.model, pruned.structure, folder)
+            context.write(pruned.model, pruned.structure, folder)
             info["members"][pruned.member] = pruned.report | {
                 "selection_metric": metric,
                 "sliced_density": pruned.structure.density(),

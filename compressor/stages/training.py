@@ -16,14 +16,15 @@ from compressor.executors import ExecutorKeys, run_all
 from compressor.files import appearing, digest, read_json, sha256, write_json
 from compressor.models.structure import Structure
 from compressor.pruning.base import At, Context, Job, Result, Target
-from compressor.schema import Distill, TeacherModel, TrainingKeys
-from compressor.stages.base import Data, Work
+from compressor.schema import Distill, TeacherModel, TrainingKeys, steps_in
+from compressor.stages.base import Data, Work, write_outputs
 from compressor.stages.timing import Models, time_models
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from compressor.training.layers import LayerDistiller, Weights
     from compressor.training.trainer import Part
 
 LEAST = -1e9
@@ -42,6 +43,8 @@ class TaskContext:
     target: Target | None = None
     log: list[dict[str, float]] = field(default_factory=list)
     runs: int = 0
+    learned: Weights | None = None
+    """The map of hidden states that the last training learned beside the model, if it was distilled by layers."""
 
     @property
     def folder(self) -> Path:
@@ -123,13 +126,19 @@ class TaskContext:
         return Structure.from_json(stored)
 
     def train(
-        self, model: PreTrainedModel, keys: TrainingKeys, part: Part | None = None, name: str | None = None
+        self,
+        model: PreTrainedModel,
+        keys: TrainingKeys,
+        part: Part | None = None,
+        name: str | None = None,
+        score: Callable[[], float | None] | None = None,
     ) -> None:
         """Train `model` in place on the training split; the log grows at `self.log`."""
         from compressor.training.trainer import Run, train
 
         work = self.work
         features = work.features("train")
+        layers = self._layer_distiller(model, keys.distill) if keys.distill and keys.distill.layers else None
         self.runs += 1
         self.log += train(
             model,
@@ -142,9 +151,41 @@ class TaskContext:
                 work.progress,
                 teacher=teacher_outputs(work, keys.distill, features) if keys.distill else None,
                 part=part,
+                layers=layers,
+                score=score or (lambda: self.score(model)),
                 processes=work.processes,
             ),
         )
+        if layers:
+            self.learned = layers.weights()
+
+    def steps(self, keys: TrainingKeys) -> int:
+        """Optimiser steps of a training with these keys."""
+        return steps_in(keys, len(self.work.features("train")))
+
+    def _layer_distiller(self, model: PreTrainedModel, distill: Distill) -> LayerDistiller:
+        """The teacher by hidden states, with what was learned in the training before or before the source was cut."""
+        from safetensors.torch import load_file
+
+        from compressor.training.layers import FILE, LayerDistiller
+
+        stored = self.work.source / FILE
+        if self.learned is None and stored.exists():
+            self.learned = load_file(stored)
+        return LayerDistiller(_teacher(self.work, distill)[1](), model, distill, self.learned)
+
+    def write(
+        self, model: PreTrainedModel, gates: Structure | None = None, folder: Path | None = None
+    ) -> None:
+        """Save a checkpoint as the stage's output, and what was learned beside it; from the main process."""
+        from safetensors.torch import save_file
+
+        from compressor.training.layers import FILE
+
+        folder = folder or self.work.folder
+        write_outputs(self.work, model, gates, folder)
+        if self.learned and self.work.is_main:
+            save_file(dict(self.learned), folder / FILE)
 
     def score(self, model: PreTrainedModel) -> float:
         """The primary metric on the selection split, turned so that more is better; `LEAST` if it is no number."""

@@ -38,6 +38,7 @@ def check_everything(project: Project) -> None:
     teachers = {name: checkpoint.peek(name) for stage in stages if (name := outside_teacher(stage))}
     for stage in stages:
         if isinstance(stage, Prune):
+            stage.pruner.check_family(config)
             stage.pruner.check(config)
     check_heads(project, config, teachers)
     check_tokenizers(project, config, list(teachers))

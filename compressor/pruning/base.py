@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 from pydantic import Field, model_validator
 
+from compressor.errors import UserError
 from compressor.models.structure import Structure
 from compressor.schema import Keys, TrainingKeys
 
@@ -169,6 +170,8 @@ class Pruner(Keys):
 
     guides: ClassVar[tuple[str, ...]] = ()
     """Its keys that name another stage whose structure it reads."""
+    whole_layers: ClassVar[bool] = False
+    """Whether it drops layers whole and nothing inside them: all that can be done where layers are one."""
 
     method: str
 
@@ -181,6 +184,21 @@ class Pruner(Keys):
     def training(self) -> TrainingKeys | None:
         """Its training keys, if it trains."""
         return None
+
+    def check_family(self, config: PretrainedConfig) -> None:
+        """That the method can work on this family.
+
+        Raises:
+            UserError: it removes parts of layers, and all layers of this family are one.
+        """
+        from compressor.models.architecture import ARCHITECTURES, architecture_of
+
+        if architecture_of(config).shares_layers and not self.whole_layers:
+            others = ", ".join(name for name, family in ARCHITECTURES.items() if not family.shares_layers)
+            raise UserError(
+                f"{self.method}: the layers of {config.model_type} share their weights, so nothing inside them can "
+                f"go; drop whole ones (layer-drop, greedy), or take one of {others}"
+            )
 
     def check(self, config: PretrainedConfig) -> None:
         """Called before the first stage: raise UserError where this method cannot work on such a model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -33,11 +33,13 @@ class Greedy(Pruner, TrainingKeys):
     one: `from: model`) with these training keys; scores are rounded to three decimals and of equal ones the highest
     layer goes. `search: screened` is our own and much cheaper: it fine-tunes the whole model once, in each round
     drops every layer without training, gives only the `screen` best `short` of the epochs, each from where the last
-    round ended. Fine-tune the result afterwards.
+    round ended. Fine-tune the result afterwards. Where all layers are one (ALBERT), a round has one candidate.
 
     Example:
         - prune: {method: greedy, from: model, drop: [1, 2, 3], epochs: 3, learning_rate: 2.0e-5, batch_size: 32}
     """
+
+    whole_layers: ClassVar[bool] = True
 
     method: Literal["greedy"]
     drop: Count | Annotated[list[Count], Field(min_length=1)]
@@ -83,7 +85,10 @@ class Greedy(Pruner, TrainingKeys):
         memo = Memo(context.folder / "candidates.json")
         if self.search == "full":
             order = greedy_order(
-                layers, count, memo.remembering(lambda gone: self._tried(model, gone, context))
+                layers,
+                count,
+                memo.remembering(lambda gone: self._tried(model, gone, context)),
+                bool(structure.sizes.shared),
             )
         else:
             order = self._screened(model, layers, count, context, memo)
@@ -116,7 +121,7 @@ class Greedy(Pruner, TrainingKeys):
         order: list[int] = []
         for _ in range(count):
             untrained = {}
-            for layer in [at for at in range(layers) if at not in order]:
+            for layer in candidates(layers, order, bool(dense.sizes.shared)):
                 with Gates(trained, without(dense, [*order, layer])):
                     untrained[layer] = context.score(trained)
             best: tuple[float, int, PreTrainedModel] | None = None
@@ -135,14 +140,20 @@ class Greedy(Pruner, TrainingKeys):
         return order
 
 
-def greedy_order(layers: int, count: int, score: Score) -> list[int]:
+def candidates(layers: int, order: Sequence[int], shared: bool = False) -> list[int]:
+    """The layers that may go next, in rising order; where all are one, the last stands for the others."""
+    left = [at for at in range(layers) if at not in order]
+    return left[-1:] if shared else left
+
+
+def greedy_order(layers: int, count: int, score: Score, shared: bool = False) -> list[int]:
     """The layers (from 0) in the order they go, at most all but one.
 
     Candidates are visited in rising order, scores rounded to three decimals, and the last of equal ones wins.
     """
     order: list[int] = []
     for _ in range(min(count, layers - 1)):
-        scores = {at: round(score([*order, at]), 3) for at in range(layers) if at not in order}
+        scores = {at: round(score([*order, at]), 3) for at in candidates(layers, order, shared)}
         order.append(max(scores, key=lambda at: (scores[at], at)))
     return order
 

@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from compressor.errors import RunError
+from compressor.models.architecture import architecture_of
 from compressor.models.outputs import Collate, Features, Outputs, columns
 from compressor.schema import Progress, TrainingKeys, steps_of
 from compressor.training.batches import LengthGrouped
@@ -97,8 +98,9 @@ class _Trainer(Trainer):
         lengths = [len(row["input_ids"]) for row in columns(run.features, ["input_ids"])]
         self.sampler = LengthGrouped(lengths, run.keys.batch_size, run.seed)
         if run.keys.freeze_embeddings:
+            places = tuple({path.partition(".")[0] for path in architecture_of(model.config).embeddings})
             for name, parameter in model.base_model.named_parameters():
-                if name.startswith("embeddings"):
+                if name.startswith(places):
                     parameter.requires_grad_(False)
         super().__init__(
             model=model,

@@ -135,6 +135,16 @@ def test_every_candidate_starts_from_the_same_untouched_weights(tmp_path: Path) 
     assert [len(p.structure.layers) for p in family] == [2, 1]
 
 
+@pytest.mark.parametrize("search", ["full", "screened"])
+def test_of_layers_that_are_one_every_round_has_one_candidate(search: str, tmp_path: Path) -> None:
+    context = Trains(tmp_path)
+    model = tiny_model("albert")
+    (pruned,) = keys(drop=2, search=search).prune(model, context)
+    rounds = [name for name, _, _ in context.trained if name != "whole"]
+    assert [name.split("-", 1)[1] for name in rounds] == ["2", "1-2"]
+    assert len(pruned.structure.layers) == 1
+
+
 def test_the_cheap_search_trains_the_whole_model_once_and_few_candidates_shortly(tmp_path: Path) -> None:
     context = Trains(tmp_path)
     model = tiny_model("bert", num_hidden_layers=6)

@@ -27,7 +27,7 @@ TRAINING_SPEED = 4e10
 def parameters_of(config: PretrainedConfig) -> int:
     """Parameters of the dense model, without making it."""
     sizes = architecture_of(config).sizes(config)
-    positions = getattr(config, "max_position_embeddings", 512)
+    positions = max(0, getattr(config, "max_position_embeddings", 0))
     embedding = getattr(config, "embedding_size", sizes.hidden)
     return (config.vocab_size + positions + 4) * embedding + Structure.dense(sizes).linear_weights()
 

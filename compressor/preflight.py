@@ -39,6 +39,7 @@ def check_everything(project: Project) -> None:
     teachers = {name: checkpoint.peek(name) for stage in stages if (name := outside_teacher(stage))}
     for stage in stages:
         if isinstance(stage, Prune):
+            stage.pruner.check_family(config)
             stage.pruner.check(config)
             stage.pruner.check_target(config, stage.target)
     check_frozen(project, config)

@@ -6,6 +6,7 @@ import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
+from compressor.models.architecture import architecture_of, prepared
 from compressor.models.structure import Structure, SubLayer
 
 HIDDEN, HEADS, FFN, LAYERS, VOCABULARY = 48, 4, 40, 3, 100
@@ -16,7 +17,13 @@ CONFIGS = {
     "electra": {"embedding_size": 16},
     "electra-wide": {"embedding_size": HIDDEN},
     "distilbert": {},
+    "xlm-roberta": {"max_position_embeddings": 66, "pad_token_id": 1},
+    "camembert": {"max_position_embeddings": 66, "pad_token_id": 1},
+    "xlnet": {"pad_token_id": 0},
+    "albert": {"embedding_size": 16},
 }
+CUTTABLE = [family for family in CONFIGS if family != "albert"]
+"""Those whose layers have weights of their own, so that parts of them can go."""
 HEAD_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
@@ -25,10 +32,12 @@ HEAD_CLASSES = {
 
 
 def tiny_config(family: str, **extra: object) -> PretrainedConfig:
-    model_type = family.split("-")[0]
-    sizes: dict[str, object] = {"vocab_size": VOCABULARY, "max_position_embeddings": 64}
+    model_type = family.removesuffix("-wide")
+    sizes: dict[str, object] = {"vocab_size": VOCABULARY}
     if model_type == "distilbert":
         sizes |= {"dim": HIDDEN, "n_heads": HEADS, "hidden_dim": FFN, "n_layers": LAYERS}
+    elif model_type == "xlnet":
+        sizes |= {"d_model": HIDDEN, "n_head": HEADS, "d_inner": FFN, "n_layer": LAYERS}
     else:
         sizes |= {
             "hidden_size": HIDDEN,
@@ -36,6 +45,8 @@ def tiny_config(family: str, **extra: object) -> PretrainedConfig:
             "intermediate_size": FFN,
             "num_hidden_layers": LAYERS,
         }
+    if model_type != "xlnet":  # it has no limit, and its config refuses one
+        sizes["max_position_embeddings"] = 64
     return transformers.AutoConfig.for_model(model_type, **(sizes | CONFIGS[family] | extra))
 
 
@@ -44,7 +55,7 @@ def tiny_model(
 ) -> PreTrainedModel:
     """A random model in eval mode; biases and norms are random too, so that nothing hides in zeros."""
     torch.manual_seed(seed)
-    model = getattr(transformers, HEAD_CLASSES[task]).from_config(tiny_config(family, **extra))
+    model = prepared(getattr(transformers, HEAD_CLASSES[task]).from_config(tiny_config(family, **extra)))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
@@ -56,24 +67,32 @@ def tiny_model(
 
 
 def padded_batch(family: str, batch: int = 3, length: int = 11, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random ids with every row but the first padded at its end."""
+    """Random ids with every row but the first padded, on the family's side."""
     torch.manual_seed(seed)
+    config = tiny_config(family)
+    architecture = architecture_of(config)
     ids = torch.randint(5, VOCABULARY, (batch, length))
     mask = torch.ones_like(ids)
     for row in range(1, batch):
         mask[row, length - 2 * row :] = 0
-    inputs = {
-        "input_ids": ids * mask + (1 - mask) * (1 if family == "roberta" else 0),
+    if architecture.padding_side == "left":
+        mask = mask.flip(1)
+    every = {
+        "input_ids": ids * mask + (1 - mask) * config.pad_token_id,
         "attention_mask": mask,
+        "token_type_ids": (torch.arange(length) > length // 2).long().expand(batch, -1) * mask,
     }
-    if family.startswith(("bert", "electra")):
-        inputs["token_type_ids"] = (torch.arange(length) > length // 2).long().expand(batch, -1) * mask
-    return inputs
+    return {name: every[name] for name in architecture.inputs}
 
 
 def random_structure(dense: Structure, seed: int, hidden: bool = False) -> Structure:
-    """A random part of `dense`: some sub-layers whole, some constant, some absent, some dropped layers."""
+    """A random part of `dense`: some sub-layers whole, some constant, some absent, some dropped layers.
+
+    Where all layers are one, only their number is random.
+    """
     rng = random.Random(seed)
+    if dense.sizes.shared:
+        return Structure(dense.sizes, dense.layers[: rng.randint(1, len(dense.layers) - 1)])
     kept = {}
     for layer, name, sub in dense.each():
         kind = rng.choice(["part", "part", "part", "whole", "constant", "absent"])

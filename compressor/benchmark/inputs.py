@@ -26,7 +26,7 @@ SMALL_IDS = 2
 BATCH_NAME = re.compile(r"batch(_?size)?|n|b", re.IGNORECASE)
 SEQUENCE_NAME = re.compile(r"(max_?)?(seq|sequence)(_?(len|length))?|length|tokens?|s|t", re.IGNORECASE)
 # Operators an index may pass through on its way from an input to the table it is looked up in.
-TRANSPARENT = {"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten"}
+TRANSPARENT = {"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Transpose"}
 
 Shapes = Mapping[str, tuple[int, ...]]
 

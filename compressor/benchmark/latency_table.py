@@ -60,7 +60,7 @@ class Curve:
 
         A sum of hinges, one where each piece begins, so that at a width the piece above it has the gradient.
         """
-        total = 0.0 * units + self.ms[0]
+        total: Any = 0.0 * units + self.ms[0]
         before = 0.0
         for start, slope in zip(self.widths, np.diff(self.ms) / np.diff(self.widths), strict=False):
             total = total + float(slope - before) * (units - start).clip(min=0)

@@ -6,8 +6,9 @@ transformers are used, none of its pruning helpers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -23,7 +24,9 @@ class SubLayerTable:
 
     A unit (head or neuron) owns rows of every projection in `inputs` and columns of `output`. `core` is the
     module to leave out when no unit is left; it computes what `output` projects, or contains `output`.
-    `counts` names attributes of `core` that hold the number of units and their total width.
+    `counts` names attributes of `core` that hold the number of units and their total width. `vectors` are
+    parameters whose last axis is as wide as all units together; `positional` those of `inputs` that do not
+    read the residual stream. The last of `inputs` makes what `output` projects (of heads: the values).
     """
 
     name: str
@@ -33,6 +36,8 @@ class SubLayerTable:
     core: str
     activation: str | None = None
     counts: tuple[str, str] | None = None
+    vectors: tuple[str, ...] = ()
+    positional: tuple[str, ...] = ()
 
     @property
     def is_attention(self) -> bool:
@@ -50,6 +55,8 @@ class StackTable:
     layers_key: str = "num_hidden_layers"
     heads_key: str = "num_attention_heads"
     ffn_key: str = "intermediate_size"
+    applied_by: str | None = None
+    """Where all layers are one: the module (in the base model) that applies it as often as its own config says."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +70,31 @@ class Architecture:
     model_type: str
     stacks: tuple[StackTable, ...]
     embeddings: tuple[str, ...]
-    embeddings_norm: str
+    embeddings_norm: str | None
     readers: tuple[str, ...]
     embeddings_projection: str | None = None
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     activation_key: str = "hidden_act"
     positions_after_padding: bool = False
     """Whether position numbers begin after the padding token's, which takes so many from the longest text."""
+    padding_side: Literal["right", "left"] = "right"
+    """Right where positions count from the first column."""
+    cls: int = 0
+    """Place of the token that stands for the whole text: the first (0) or the last (-1)."""
+    prepare: Callable[[PreTrainedModel], None] | None = None
+    """Puts the modules that the tables name in place of others that compute the same."""
+
+    @property
+    def shares_layers(self) -> bool:
+        """Whether some layers are one and the same, so that only their number can change."""
+        return any(stack.applied_by for stack in self.stacks)
 
     def longest(self, config: PretrainedConfig) -> int | None:
         """Most tokens a model can read; `None` where nothing limits them."""
-        most: int | None = getattr(config, "max_position_embeddings", None)
-        return most - config.pad_token_id - 1 if most and self.positions_after_padding else most
+        most: int = getattr(config, "max_position_embeddings", None) or -1
+        if most < 0:
+            return None
+        return most - config.pad_token_id - 1 if self.positions_after_padding else most
 
     def sizes(self, config: PretrainedConfig) -> Sizes:
         """Dense sizes, from the config alone."""
@@ -89,17 +109,26 @@ class Architecture:
             for stack in self.stacks
         }
         heads = getattr(config, self.stacks[0].heads_key)
-        projections = {s.name: len(s.inputs) + 1 for stack in self.stacks for s in stack.sublayers}
-        return Sizes(stacks, config.hidden_size, config.hidden_size // heads, projections)
+        tables = [table for stack in self.stacks for table in stack.sublayers]
+        return Sizes(
+            stacks,
+            config.hidden_size,
+            config.hidden_size // heads,
+            projections={table.name: len(table.inputs) + 1 for table in tables},
+            positional={table.name: len(table.positional) for table in tables if table.positional},
+            shared=tuple(stack.name for stack in self.stacks if stack.applied_by),
+        )
 
     def stack(self, name: str) -> StackTable:
         """The stack of that name."""
         return next(stack for stack in self.stacks if stack.name == name)
 
     def layers(self, model: PreTrainedModel, stack: StackTable) -> nn.ModuleList:
-        """The model's own list of layers."""
+        """The model's own list of layers; a shared one as often as it is applied."""
         layers = model.base_model.get_submodule(stack.path)
         assert isinstance(layers, nn.ModuleList)
+        if stack.applied_by:
+            return nn.ModuleList([layers[0]] * getattr(model.config, stack.layers_key))
         return layers
 
     def reader(self, model: PreTrainedModel) -> str | None:
@@ -155,8 +184,64 @@ DISTILBERT_LAYER = (
     ),
 )
 
+XLNET_LAYER = (
+    SubLayerTable(
+        name="attention",
+        inputs=("rel_attn.core.q", "rel_attn.core.k", "rel_attn.core.r", "rel_attn.core.v"),
+        output="rel_attn.o",
+        norm="rel_attn.layer_norm",
+        core="rel_attn.core",
+        counts=("heads", "width"),
+        vectors=tuple(f"rel_attn.core.{name}" for name in ("r_w_bias", "r_r_bias", "r_s_bias", "seg_embed")),
+        positional=("rel_attn.core.r",),
+    ),
+    SubLayerTable(
+        name="ffn",
+        inputs=("ff.layer_1",),
+        output="ff.layer_2",
+        norm="ff.layer_norm",
+        core="ff.layer_1",
+        activation="ff.activation_function",
+    ),
+)
+
+# One layer for all: its parts are named to be measured; nothing cuts them.
+ALBERT_LAYER = (
+    SubLayerTable(
+        name="attention",
+        inputs=("attention.query", "attention.key", "attention.value"),
+        output="attention.dense",
+        norm="attention.LayerNorm",
+        core="attention",
+    ),
+    SubLayerTable(
+        name="ffn",
+        inputs=("ffn",),
+        output="ffn_output",
+        norm="full_layer_layer_norm",
+        core="ffn",
+        activation="activation",
+    ),
+)
+
+
+def _with_linear_attention(model: PreTrainedModel) -> None:
+    from compressor.models.xlnet import make_linear
+
+    make_linear(model)
+
+
 WORD_POSITION = ("embeddings.word_embeddings", "embeddings.position_embeddings")
 WORD_POSITION_TYPE = (*WORD_POSITION, "embeddings.token_type_embeddings")
+
+ROBERTA = Architecture(
+    "roberta",
+    stacks=(StackTable("encoder", "encoder.layer", BERT_LAYER),),
+    embeddings=WORD_POSITION_TYPE,
+    embeddings_norm="embeddings.LayerNorm",
+    readers=("classifier.dense", "classifier", "qa_outputs"),
+    positions_after_padding=True,
+)
 
 ARCHITECTURES = {
     a.model_type: a
@@ -169,14 +254,9 @@ ARCHITECTURES = {
             readers=("bert.pooler.dense", "classifier", "qa_outputs"),
             inputs=("input_ids", "attention_mask", "token_type_ids"),
         ),
-        Architecture(
-            "roberta",
-            stacks=(StackTable("encoder", "encoder.layer", BERT_LAYER),),
-            embeddings=WORD_POSITION_TYPE,
-            embeddings_norm="embeddings.LayerNorm",
-            readers=("classifier.dense", "classifier", "qa_outputs"),
-            positions_after_padding=True,
-        ),
+        ROBERTA,
+        replace(ROBERTA, model_type="xlm-roberta"),
+        replace(ROBERTA, model_type="camembert"),
         Architecture(
             "electra",
             stacks=(StackTable("encoder", "encoder.layer", BERT_LAYER),),
@@ -194,6 +274,34 @@ ARCHITECTURES = {
             readers=("pre_classifier", "classifier", "qa_outputs"),
             activation_key="activation",
         ),
+        Architecture(
+            "xlnet",
+            stacks=(StackTable("encoder", "layer", XLNET_LAYER, ffn_key="d_inner"),),
+            embeddings=("word_embedding",),
+            embeddings_norm=None,
+            readers=("sequence_summary.summary", "logits_proj", "classifier", "qa_outputs"),
+            inputs=("input_ids", "attention_mask", "token_type_ids"),
+            activation_key="ff_activation",
+            padding_side="left",
+            cls=-1,
+            prepare=_with_linear_attention,
+        ),
+        Architecture(
+            "albert",
+            stacks=(
+                StackTable(
+                    "encoder",
+                    "encoder.albert_layer_groups.0.albert_layers",
+                    ALBERT_LAYER,
+                    applied_by="encoder",
+                ),
+            ),
+            embeddings=WORD_POSITION_TYPE,
+            embeddings_norm="embeddings.LayerNorm",
+            embeddings_projection="encoder.embedding_hidden_mapping_in",
+            readers=("albert.pooler", "classifier", "qa_outputs"),
+            inputs=("input_ids", "attention_mask", "token_type_ids"),
+        ),
     )
 }
 
@@ -202,7 +310,7 @@ def architecture_of(config: PretrainedConfig) -> Architecture:
     """The table of a model's family.
 
     Raises:
-        UserError: the family has no table.
+        UserError: the family has no table, or the config is of a kind that the table does not fit.
     """
     name = config.model_type
     if name not in ARCHITECTURES:
@@ -210,7 +318,21 @@ def architecture_of(config: PretrainedConfig) -> Architecture:
         raise UserError(
             f"model family '{name}' is not supported{suggest(name, ARCHITECTURES)} (supported: {known})"
         )
-    return ARCHITECTURES[name]
+    family = ARCHITECTURES[name]
+    if family.shares_layers and (config.num_hidden_groups, config.inner_group_num) != (1, 1):
+        raise UserError(
+            f"{name}: only models in which one layer stands for all are supported (num_hidden_groups and "
+            "inner_group_num 1, as published)"
+        )
+    return family
+
+
+def prepared(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model, its modules as its family's table names them (in place)."""
+    prepare = architecture_of(model.config).prepare
+    if prepare:
+        prepare(model)
+    return model
 
 
 def structure_of(model: PreTrainedModel) -> Structure:

@@ -22,7 +22,7 @@ from transformers.modeling_utils import no_init_weights
 
 from compressor.errors import CompressorError, UserError
 from compressor.files import disk_is_full
-from compressor.models.architecture import ARCHITECTURES, architecture_of
+from compressor.models.architecture import ARCHITECTURES, architecture_of, prepared
 from compressor.models.gates import Gates
 from compressor.models.norms import KEY, replace_norms, without_statistics
 from compressor.models.slicing import cut
@@ -108,7 +108,7 @@ def open_source(
     loader = getattr(transformers, auto_class)
     if isinstance(source, NewModel):
         config = config_from(source, model_config)
-        return loader.from_config(config).eval(), False
+        return prepared(loader.from_config(config)).eval(), False
     folder, revision = folder_of(source), source.revision if isinstance(source, HubModel) else None
     config = peek(source)
     trained = head_fits(config, auto_class, model_config)
@@ -135,7 +135,7 @@ def open_source(
     body_missing = [k for k in head_missing if k.startswith(body) and "pooler" not in k]
     if body_missing:
         raise UserError(f"{name} lacks weights of its own architecture: {', '.join(body_missing[:4])}")
-    return model.float().eval(), trained and not head_missing
+    return prepared(model.float()).eval(), trained and not head_missing
 
 
 def peek(source: Any, offline: bool = False) -> PretrainedConfig:
@@ -263,12 +263,12 @@ def _weight_files(folder: Path) -> list[Path]:
 def _skeleton(config: PretrainedConfig, auto_class: str | None) -> PreTrainedModel:
     architecture_of(config)
     if auto_class:
-        return getattr(transformers, auto_class).from_config(config)
+        return prepared(getattr(transformers, auto_class).from_config(config))
     name = (config.architectures or [""])[0]
     model_class = getattr(transformers, name, None)
     if model_class is None:
         raise UserError(f"config.json names the class '{name}', which transformers does not have")
-    return model_class(config)
+    return prepared(model_class(config))
 
 
 def _same_layers(target: Structure) -> Structure:

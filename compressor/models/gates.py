@@ -2,20 +2,28 @@
 
 A head gate multiplies the head's slice of the output projection's input, a neuron gate that neuron's input
 to the FFN output projection. With every gate at zero a sub-layer is its bias, exactly what slicing leaves.
+A layer that all share is applied fewer times.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from compressor.models.architecture import StackTable, SubLayerTable, architecture_of, structure_of
+from compressor.models.architecture import (
+    StackTable,
+    SubLayerTable,
+    architecture_of,
+    module_at,
+    structure_of,
+)
 from compressor.models.structure import Structure, SubLayer
 
 
@@ -32,16 +40,39 @@ def gate_input(projection: nn.Module, values: Callable[[], Tensor], unit_size: i
     return projection.register_forward_pre_hook(hook)
 
 
+class Removable(Protocol):
+    """What can be taken back."""
+
+    def remove(self) -> None: ...  # noqa: D102
+
+
+class FewerTimes:
+    """Lets a module that applies one shared layer do so `times` times: it asks its own config, which is lent."""
+
+    def __init__(self, applier: Any, key: str, times: int) -> None:
+        self.applier, self.before = applier, applier.config
+        applier.config = copy.copy(self.before)
+        setattr(applier.config, key, times)
+
+    def remove(self) -> None:
+        """As often as before."""
+        self.applier.config = self.before
+
+
 class Gates:
     """Holds a model to a `Structure` until removed; also a context manager.
 
     The model keeps its shapes and computes what the sliced model would compute (to 1e-5 in float32).
+
+    Raises:
+        ValueError: a part of a layer that is shared is to go.
     """
 
     def __init__(self, model: PreTrainedModel, structure: Structure) -> None:
+        structure.check_shared()
         self.model = model
         self.structure = structure
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[Removable] = []
         self._bypassed: set[nn.Module] = set()
         self._architecture = architecture_of(model.config)
         self._install(structure_of(model))
@@ -61,19 +92,27 @@ class Gates:
         self._handles.clear()
 
     def _install(self, current: Structure) -> None:
-        wanted = {(la.stack, la.index): la for la in self.structure.layers}
-        position: dict[str, int] = {}
-        for layer in current.layers:
-            stack = self._architecture.stack(layer.stack)
-            at = position[layer.stack] = position.get(layer.stack, -1) + 1
-            module = self._architecture.layers(self.model, stack)[at]
-            target = wanted.get((layer.stack, layer.index))
-            for table in stack.sublayers:
-                have = layer.sublayers[table.name]
-                want = target.sublayers[table.name] if target else SubLayer(absent=True)
-                self._hold(module, stack, table, have, want)
+        for stack in self._architecture.stacks:
+            if stack.applied_by:
+                self._apply_fewer_times(stack, stack.applied_by)
+            else:
+                self._hold_layers(stack, current)
         if self.structure.hidden != current.hidden:
             self._hold_hidden(current)
+
+    def _apply_fewer_times(self, stack: StackTable, applied_by: str) -> None:
+        applier = self.model.base_model.get_submodule(applied_by)
+        times = sum(layer.stack == stack.name for layer in self.structure.simplified().layers)
+        self._handles.append(FewerTimes(applier, stack.layers_key, times))
+
+    def _hold_layers(self, stack: StackTable, current: Structure) -> None:
+        wanted = {layer.index: layer for layer in self.structure.layers if layer.stack == stack.name}
+        have = [layer for layer in current.layers if layer.stack == stack.name]
+        for module, layer in zip(self._architecture.layers(self.model, stack), have, strict=True):
+            target = wanted.get(layer.index)
+            for table in stack.sublayers:
+                want = target.sublayers[table.name] if target else SubLayer(absent=True)
+                self._hold(module, stack, table, layer.sublayers[table.name], want)
 
     def _hold(
         self, layer: nn.Module, stack: StackTable, table: SubLayerTable, have: SubLayer, want: SubLayer
@@ -113,8 +152,12 @@ def hidden_writers(model: PreTrainedModel) -> list[nn.Module]:
     """Norms and projections after which the residual stream is made, embeddings first."""
     architecture = architecture_of(model.config)
     base = model.base_model
-    projection = getattr(base, architecture.embeddings_projection or "", None)
-    writers: list[nn.Module] = [projection or base.get_submodule(architecture.embeddings_norm)]
+    projection = module_at(base, architecture.embeddings_projection or "")
+    if projection:
+        writers = [projection]
+    else:
+        norm = architecture.embeddings_norm
+        writers = [base.get_submodule(path) for path in ([norm] if norm else architecture.embeddings)]
     for stack in architecture.stacks:
         for layer in architecture.layers(model, stack):
             writers += [layer.get_submodule(table.norm) for table in stack.sublayers]

@@ -12,7 +12,8 @@ from compressor.models.architecture import architecture_of, structure_of
 def measures(model: PreTrainedModel) -> dict[str, Any]:
     """Parameters (all, and of the layers), and the linear weights of the layers as a share of the dense model's.
 
-    `sliced_density` counts all weights that are left, `nonzero_density` those of them that are not zero.
+    `sliced_density` counts all weights that are left, `nonzero_density` those of them that are not zero; what
+    layers share counts once.
     """
     architecture = architecture_of(model.config)
     structure = structure_of(model)
@@ -20,7 +21,7 @@ def measures(model: PreTrainedModel) -> dict[str, Any]:
     for stack in architecture.stacks:
         layers = architecture.layers(model, stack)
         body += sum(p.numel() for p in layers.parameters())
-        for layer in layers:
+        for layer in dict.fromkeys(layers):
             for table in stack.sublayers:
                 for path in (*table.inputs, table.output):
                     weight: Any = dict(layer.named_parameters()).get(f"{path}.weight")

@@ -30,7 +30,8 @@ class AffineNorm(nn.Module):
 def replace_norms(model: PreTrainedModel, make: Callable[[nn.Module], nn.Module]) -> None:
     """Put `make(norm)` in place of the embeddings' norm and every sub-layer's."""
     architecture = architecture_of(model.config)
-    places = [(model.base_model, architecture.embeddings_norm)]
+    embeddings_norm = architecture.embeddings_norm
+    places = [(model.base_model, embeddings_norm)] if embeddings_norm else []
     for stack in architecture.stacks:
         for layer in architecture.layers(model, stack):
             places += [(layer, table.norm) for table in stack.sublayers]

@@ -18,22 +18,23 @@ TOLERANCE = 1e-4
 
 
 def varied_inputs(config: PretrainedConfig, seed: int = 0) -> Iterator[dict[str, NDArray[np.int64]]]:
-    """Batches of several sizes and lengths with random padding at the end of rows."""
+    """Batches of several sizes and lengths with random padding, on the family's side of rows."""
     random = np.random.default_rng(seed)
-    names = architecture_of(config).inputs
-    pad = config.pad_token_id or 0
-    positions = getattr(config, "max_position_embeddings", 512) - 2
+    architecture = architecture_of(config)
+    pad, longest = config.pad_token_id or 0, architecture.longest(config)
     for batch, length in SHAPES:
-        length = min(length, positions)
+        length = min(length, longest or length)
         ids = random.integers(min(5, config.vocab_size - 1), config.vocab_size, (batch, length))
         lengths = random.integers(1, length + 1, batch)
         lengths[0] = length
         mask = (np.arange(length)[None, :] < lengths[:, None]).astype(np.int64)
+        if architecture.padding_side == "left":
+            mask = mask[:, ::-1]
         types = (np.arange(length)[None, :] >= length // 2) * mask
         if getattr(config, "type_vocab_size", 2) < 2:
             types = types * 0
         every = {"input_ids": np.where(mask == 1, ids, pad), "attention_mask": mask, "token_type_ids": types}
-        yield {name: every[name].astype(np.int64) for name in names}
+        yield {name: every[name].astype(np.int64) for name in architecture.inputs}
 
 
 def real_positions(values: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -68,7 +68,7 @@ def slice_model(model: PreTrainedModel, structure: Structure) -> PreTrainedModel
     Indices are those of the dense original, also for a model that was sliced before.
 
     Raises:
-        ValueError: `structure` keeps something that `model` no longer has.
+        ValueError: `structure` keeps something that `model` no longer has, or a part of a shared layer.
     """
     current = structure_of(model)
     if not structure.within(current):
@@ -81,8 +81,12 @@ def slice_model(model: PreTrainedModel, structure: Structure) -> PreTrainedModel
 
 def cut(model: PreTrainedModel, current: Structure, structure: Structure) -> None:
     """Cut `model`, which has the structure `current`, to `structure` in place, and record it in the config."""
+    structure.check_shared()
     architecture = architecture_of(model.config)
     for stack in architecture.stacks:
+        if stack.applied_by:
+            setattr(model.config, stack.layers_key, len(_of(structure, stack.name)))
+            continue
         layers = architecture.layers(model, stack)
         have = {la.index: (la, layers[i]) for i, la in enumerate(_of(current, stack.name))}
         kept = _of(structure, stack.name)
@@ -124,6 +128,10 @@ def _cut_sublayer(
     for path in table.inputs:
         _replace(layer, path, _select(layer.get_submodule(path), rows, 0))
     _replace(layer, table.output, _select(layer.get_submodule(table.output), rows, 1))
+    for path in table.vectors:
+        owner, _, name = path.rpartition(".")
+        module: Any = layer.get_submodule(owner)
+        setattr(module, name, nn.Parameter(getattr(module, name).detach()[..., rows].clone()))
     if table.counts:
         core: Any = layer.get_submodule(table.core)
         units, width = table.counts
@@ -155,15 +163,16 @@ def _cut_hidden(model: PreTrainedModel, architecture: Architecture, columns: Seq
             table: Any = base.get_submodule(path)
             table.weight = nn.Parameter(table.weight.detach()[:, columns].clone())
             table.embedding_dim = len(columns)
-        _replace(
-            base, architecture.embeddings_norm, _select_norm(base, architecture.embeddings_norm, columns)
-        )
+        norm = architecture.embeddings_norm
+        if norm:
+            _replace(base, norm, _select_norm(base, norm, columns))
     for stack in architecture.stacks:
         for layer in architecture.layers(model, stack):
             for sub in stack.sublayers:
                 for path in sub.inputs:
-                    if module_at(layer, path):
-                        _replace(layer, path, _select(layer.get_submodule(path), columns, 1))
+                    linear = module_at(layer, path)
+                    if isinstance(linear, nn.Linear) and path not in sub.positional:
+                        _replace(layer, path, _select(linear, columns, 1))
                 _replace(layer, sub.output, _select(layer.get_submodule(sub.output), columns, 0))
                 if not isinstance(layer.get_submodule(sub.norm), nn.Identity):
                     _replace(layer, sub.norm, _select_norm(layer, sub.norm, columns))

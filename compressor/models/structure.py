@@ -56,13 +56,17 @@ class Sizes:
     """The dense original: per stack `{"layers": n, "<sub-layer>": units}`; hidden and head width.
 
     `projections` counts the matrices of a sub-layer that a unit has rows or columns in (attention 4, FFN 2,
-    gated FFN 3).
+    gated FFN 3), `positional` those of them that do not read the residual stream (relative positions: 1). The
+    layers of the stacks in `shared` are one and the same, applied again and again: fewer of them are less to
+    compute, not less to store.
     """
 
     stacks: Mapping[str, Mapping[str, int]]
     hidden: int
     head_size: int
     projections: Mapping[str, int]
+    positional: Mapping[str, int] = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
 
     def unit_size(self, name: str) -> int:
         """Rows per unit: a head's width, or 1 for a neuron."""
@@ -142,10 +146,17 @@ class Structure:
 
     def linear_weights(self) -> int:
         """Weights in the layers' linear maps, without biases (what published densities count)."""
-        return sum(
-            len(sub.kept) * self.sizes.unit_size(name) * self.sizes.projections[name] * self.hidden_width
-            for _, name, sub in self.each()
-        )
+        own = [layer for layer in self.layers if layer.stack not in self.sizes.shared]
+        shared = {layer.stack: layer for layer in self.layers if layer.stack in self.sizes.shared}
+        return sum(self._weights(layer) for layer in [*own, *shared.values()])
+
+    def _weights(self, layer: Layer) -> int:
+        sizes, width = self.sizes, self.hidden_width
+        total = 0
+        for name, sub in layer.sublayers.items():
+            columns = sizes.projections[name] * width + sizes.positional.get(name, 0) * (sizes.hidden - width)
+            total += len(sub.kept) * sizes.unit_size(name) * columns
+        return total
 
     def density(self) -> float:
         """Linear weights kept as a fraction of the dense original's."""
@@ -156,7 +167,8 @@ class Structure:
         scores = sum(
             2 * len(sub.kept) * self.sizes.head_size * length for _, name, sub in self.each() if name != "ffn"
         )
-        return batch * length * (self.linear_weights() + scores)
+        products = sum(self._weights(layer) for layer in self.layers)
+        return batch * length * (products + scores)
 
     def each(self) -> Iterable[tuple[Layer, str, SubLayer]]:
         """Every sub-layer with its layer and name, in order."""
@@ -168,6 +180,15 @@ class Structure:
         return whole and all(
             len(sub.kept) == self.sizes.stacks[layer.stack][name] for layer, name, sub in self.each()
         )
+
+    def check_shared(self) -> None:
+        """That only whole layers are missing where all are one.
+
+        Raises:
+            ValueError: a part of a shared layer is.
+        """
+        if self.sizes.shared and not self.simplified().only_layers_dropped():
+            raise ValueError("layers that share their weights can only be dropped whole")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for files."""
@@ -182,6 +203,8 @@ class Structure:
                 "hidden": self.sizes.hidden,
                 "head_size": self.sizes.head_size,
                 "projections": dict(self.sizes.projections),
+                "positional": dict(self.sizes.positional),
+                "shared": list(self.sizes.shared),
             },
         }
 
@@ -197,4 +220,5 @@ class Structure:
             for row in value["layers"]
         )
         hidden = None if value["hidden"] is None else tuple(value["hidden"]["kept"])
-        return cls(Sizes(**value["sizes"]), layers, hidden)
+        sizes = Sizes(**value["sizes"])
+        return cls(replace(sizes, shared=tuple(sizes.shared)), layers, hidden)

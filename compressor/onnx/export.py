@@ -12,12 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from optimum.exporters.onnx import export as optimum_export
+from optimum.exporters.onnx.model_configs import BertOnnxConfig
 from optimum.exporters.tasks import TasksManager
 from transformers import PreTrainedModel
 
 from compressor.errors import GateError
 from compressor.models.parity import largest_difference, real_positions, torch_outputs, varied_inputs
 from compressor.onnx.runtime import OnnxModel
+
+
+@TasksManager.create_register("onnx", overwrite_existing=True)(
+    "xlnet", "text-classification", "token-classification", "question-answering"
+)
+class XLNetOnnxConfig(BertOnnxConfig):
+    """XLNet, which optimum does not know: it reads what BERT reads, and gives logits alone (no memories)."""
 
 
 def export_onnx(model: PreTrainedModel, task: str, opset: int, target: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, T
 from pydantic import Field, model_validator
 
 from compressor.cell import Cell
+from compressor.errors import UserError
 from compressor.executors import ExecutorKeys
 from compressor.models.structure import Structure
 from compressor.schema import Keys, TrainingKeys
@@ -211,6 +212,8 @@ class Pruner(Keys):
     """Its keys that name another stage whose structure it reads."""
     needs_target: ClassVar[bool] = False
     """Whether it must have one of the goals in `targets`."""
+    whole_layers: ClassVar[bool] = False
+    """Whether it drops layers whole and nothing inside them: all that can be done where layers are one."""
 
     method: str
 
@@ -232,6 +235,21 @@ class Pruner(Keys):
     def effort(self, config: PretrainedConfig) -> float:
         """Roughly how many epochs of the whole model its trainings take together."""
         return self.training.epochs if self.training else 0.0
+
+    def check_family(self, config: PretrainedConfig) -> None:
+        """That the method can work on this family.
+
+        Raises:
+            UserError: it removes parts of layers, and all layers of this family are one.
+        """
+        from compressor.models.architecture import ARCHITECTURES, architecture_of
+
+        if architecture_of(config).shares_layers and not self.whole_layers:
+            others = ", ".join(name for name, family in ARCHITECTURES.items() if not family.shares_layers)
+            raise UserError(
+                f"{self.method}: the layers of {config.model_type} share their weights, so nothing inside them can "
+                f"go; drop whole ones (layer-drop, greedy), or take one of {others}"
+            )
 
     def check(self, config: PretrainedConfig) -> None:
         """Called before the first stage: raise UserError where this method cannot work on such a model."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -73,15 +73,18 @@ class LayerDrop(Pruner):
     Removes `drop` layers of the pretrained model (a list makes a family), or those named in `layers` (numbers from
     0, of the original); fine-tune it afterwards as a whole. `top`, `bottom`, `even-alternate`, `odd-alternate`
     (both from the top down) and `symmetric` go by place. The others measure on the selection split: `contribution`
-    drops layers that leave the first token's direction as it is (above `threshold`, or the `drop` least changing),
+    drops layers that leave the direction of `[CLS]` as it is (above `threshold`, or the `drop` least changing),
     `block-influence` does so over all tokens (ShortGPT), `angular` drops the block of layers over which it turns
     least (Gromov et al. 2024), `metric` the layers without which the task's metric is best, one after the other
     (SLEB, which protects the first and the last). `weight` drops the layers of least `weight_statistic`.
-    `iterative` trains before every single drop. A model that is fine-tuned already may be dropped from too.
+    `iterative` trains before every single drop. Where all layers are one (ALBERT), it is applied fewer times: less to
+    compute, not less to store. A model that is fine-tuned already may be dropped from too.
 
     Example:
         - prune: {method: layer-drop, strategy: top, drop: 4}
     """
+
+    whole_layers: ClassVar[bool] = True
 
     method: Literal["layer-drop"]
     strategy: Literal[

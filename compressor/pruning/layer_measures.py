@@ -48,26 +48,25 @@ def choose(keys: LayerDrop, model: PreTrainedModel, context: Context) -> list[li
 
 
 def contribution(model: PreTrainedModel, batches: Batches) -> list[float]:
-    """Mean cosine of every layer's input and output at the first token; near 1: the layer changes little."""
-    return _mean_cosines(model, batches, first_token=True)
+    """Mean cosine of every layer's input and output at `[CLS]`; near 1: the layer changes little."""
+    return _mean_cosines(model, batches, one_token=True)
 
 
 def block_influence(model: PreTrainedModel, batches: Batches) -> list[float]:
     """1 - mean cosine of every layer's input and output, over all tokens but padding."""
-    return [1 - cosine for cosine in _mean_cosines(model, batches, first_token=False)]
+    return [1 - cosine for cosine in _mean_cosines(model, batches, one_token=False)]
 
 
 def least_turning_block(model: PreTrainedModel, batches: Batches, length: int) -> list[int]:
-    """The `length` layers in a row over which the first token turns by the least angle."""
+    """The `length` layers in a row over which `[CLS]` turns by the least angle."""
     if length == 0:
         return []
     total, count = torch.zeros(0), 0
-    for states, _ in _hidden_states(model, batches):
-        first = torch.stack([state[:, 0] for state in states]).double()  # (layers + 1, rows, hidden)
-        cosines = cosine_similarity(first[:-length], first[length:], dim=-1).clamp(-1, 1)
+    for states in _cls_states(model, batches):
+        cosines = cosine_similarity(states[:-length], states[length:], dim=-1).clamp(-1, 1)
         angles = torch.arccos(cosines).sum(dim=1) / math.pi
         total = angles if count == 0 else total + angles
-        count += first.shape[1]
+        count += states.shape[1]
     start = int(total.argmin())
     return list(range(start, start + length))
 
@@ -107,27 +106,35 @@ def least_missed(model: PreTrainedModel, context: Context, count: int) -> list[i
 
 
 def similarity(model: PreTrainedModel, batches: Batches) -> Tensor:
-    """Mean cosine of the first token's state after every layer with that after every other: (layers + 1)^2."""
+    """Mean cosine of `[CLS]`'s state after every layer with that after every other: (layers + 1)^2."""
     total, count = torch.zeros(0), 0
-    for states, _ in _hidden_states(model, batches):
-        first = torch.nn.functional.normalize(torch.stack([state[:, 0] for state in states]).double(), dim=-1)
-        cosines = torch.einsum("ird,jrd->ij", first, first)
+    for states in _cls_states(model, batches):
+        unit = torch.nn.functional.normalize(states, dim=-1)
+        cosines = torch.einsum("ird,jrd->ij", unit, unit)
         total = cosines if count == 0 else total + cosines
-        count += first.shape[1]
+        count += states.shape[1]
     return total / count
 
 
-def _mean_cosines(model: PreTrainedModel, batches: Batches, first_token: bool) -> list[float]:
+def _mean_cosines(model: PreTrainedModel, batches: Batches, one_token: bool) -> list[float]:
     """A layer's mean over rows, or over tokens; in float64, so that the batch size does not matter."""
+    cls = architecture_of(model.config).cls
     total, count = torch.zeros(0), 0
     for states, mask in _hidden_states(model, batches):
-        where = torch.zeros_like(mask) if first_token else mask
-        where[:, 0] = True
+        where = torch.zeros_like(mask) if one_token else mask
+        where[:, cls] = True
         stacked = torch.stack(states).double()  # (layers + 1, rows, tokens, hidden)
         cosines = (cosine_similarity(stacked[:-1], stacked[1:], dim=-1) * where).sum(dim=(1, 2))
         total = cosines if count == 0 else total + cosines
         count += int(where.sum())
     return (total / count).tolist()
+
+
+def _cls_states(model: PreTrainedModel, batches: Batches) -> Iterable[Tensor]:
+    """States of the token that stands for the whole text, (layers + 1, rows, hidden) in float64, batch by batch."""
+    cls = architecture_of(model.config).cls
+    for states, _ in _hidden_states(model, batches):
+        yield torch.stack([state[:, cls] for state in states]).double()
 
 
 @torch.no_grad()

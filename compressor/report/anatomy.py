@@ -3,6 +3,8 @@
 from compressor.models.structure import Layer, Structure, SubLayer
 from compressor.report.fields import Results
 
+SHARED = "one layer's weights serve them all: fewer layers are less to compute, not less to store"
+
 
 def structures_of(results: Results) -> list[tuple[list[str], Structure]]:
     """The different pruned structures, each with the variants that have it."""
@@ -49,4 +51,5 @@ def _stack_summary(structure: Structure, stack: str) -> str:
         kept = sum(len(layer.sublayers[name].kept) for layer in layers if layer)
         unit = "FFN neurons" if name == "ffn" else f"{name.replace('_', ' ')} heads"
         words.append(f"{kept:,} of {structure.sizes.stacks[stack][name] * len(layers):,} {unit}")
-    return ", ".join(words)
+    note = f" ({SHARED})" if stack in structure.sizes.shared else ""
+    return ", ".join(words) + note

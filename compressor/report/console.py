@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.models.structure import Layer, Structure, SubLayer
-from compressor.report.anatomy import every_layer, hidden_text, sublayer_names, sublayer_state
+from compressor.report.anatomy import SHARED, every_layer, hidden_text, sublayer_names, sublayer_state
 from compressor.report.fields import Results, count_text, listed, main_cell, megabytes, percent
 from compressor.report.rows import GateRow, VariantRow, drop_header, gate_rows, metric_header, variant_rows
 from compressor.report.side_by_side import caveats, comparison_rows
@@ -107,6 +107,8 @@ def _sublayer(layer: Layer | None, name: str, total: int) -> Text:
 
 
 def _facts(structure: Structure, info: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    if structure.sizes.shared:
+        yield "shared layers", SHARED
     yield "hidden width", hidden_text(structure).removeprefix("hidden width ")
     yield "density of the layers", percent(structure.density())
     writers: dict[str, Callable[[float | None], str]] = {

@@ -149,7 +149,7 @@ def open_tokenizer(folder: Path, kind: type[Task]) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    options = _read_by_model(folder) | dict(kind.tokenizer_arguments)
+    options = read_by_model(folder) | dict(kind.tokenizer_arguments)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_padding()
@@ -157,16 +157,13 @@ def open_tokenizer(folder: Path, kind: type[Task]) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _read_by_model(folder: Path) -> dict[str, Any]:
-    """What the model in a folder asks of its tokenizer; nothing where it is of no family known here.
-
-    These families count positions from the first column, so padding goes to the right.
-    """
+def read_by_model(folder: Path) -> dict[str, Any]:
+    """What the model in a folder asks of its tokenizer; nothing where it is of no family known here."""
     from compressor.models.architecture import ARCHITECTURES
 
     config = folder / "config.json"
     family = ARCHITECTURES.get(read_json(config).get("model_type")) if config.is_file() else None
-    return {"model_input_names": list(family.inputs), "padding_side": "right"} if family else {}
+    return {"model_input_names": list(family.inputs), "padding_side": family.padding_side} if family else {}
 
 
 def write_outputs(work: Work, model: Any, gates: Any = None, folder: Path | None = None) -> None:

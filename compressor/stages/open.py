@@ -41,9 +41,12 @@ class OpenModel(Stage):
 
 def make_tokenizer(work: Work) -> Any:
     """The model's own tokenizer, or one trained on the task's training text."""
-    keys = work.model.tokenizer if isinstance(work.model, NewModel) else None
-    if isinstance(keys, TrainTokenizer):
-        return _train_wordpiece(keys, work)
+    from compressor.models.architecture import ARCHITECTURES
+
+    source = work.model
+    if isinstance(source, NewModel) and isinstance(source.tokenizer, TrainTokenizer):
+        made = _train_wordpiece(source.tokenizer, work)
+        return _with_cls_last(made) if ARCHITECTURES[source.config["model_type"]].cls == -1 else made
     return tokenizer_of(work.model, work.data.kind)
 
 
@@ -82,6 +85,18 @@ def _train_wordpiece(keys: TrainTokenizer, work: Work) -> Any:
     vocabulary.write_text("\n".join(word for word, _ in words), encoding="utf-8")
     length = work.data.keys.max_length
     return BertTokenizerFast(str(vocabulary), do_lower_case=keys.lowercase, model_max_length=length)
+
+
+def _with_cls_last(tokenizer: Any) -> Any:
+    """The same tokenizer, `[CLS]` behind the text, in a segment of its own (Yang et al. 2019, XLNet)."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A:0 [SEP]:0 [CLS]:2",
+        pair="$A:0 [SEP]:0 $B:1 [SEP]:1 [CLS]:2",
+        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[SEP]", "[CLS]")],
+    )
+    return tokenizer
 
 
 def _texts(frame: Any) -> Iterator[str]:

@@ -119,10 +119,11 @@ def newest_checkpoint(folder: Path) -> str | None:
 def freeze(model: PreTrainedModel, keys: TrainingKeys) -> None:
     """Keep the embeddings and the layers that `keys` names from being trained; layers that are gone need no care."""
     frozen: list[nn.Parameter] = []
-    if keys.freeze_embeddings:
-        named = model.base_model.named_parameters()
-        frozen += [parameter for name, parameter in named if name.startswith("embeddings")]
     architecture = architecture_of(model.config)
+    if keys.freeze_embeddings:
+        places = tuple({path.partition(".")[0] for path in architecture.embeddings})
+        named = model.base_model.named_parameters()
+        frozen += [parameter for name, parameter in named if name.startswith(places)]
     stack = architecture.stacks[0]
     present = [layer.index for layer in structure_of(model).layers if layer.stack == stack.name]
     for index, layer in zip(present, architecture.layers(model, stack), strict=True):

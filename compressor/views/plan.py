@@ -13,6 +13,7 @@ from rich.text import Text
 from compressor.benchmark.machine import usable_cores
 from compressor.models.structure import Sizes
 from compressor.plan import free_disk
+from compressor.report.anatomy import SHARED
 from compressor.report.fields import count_text, listed
 from compressor.tables import facts, table
 
@@ -69,7 +70,8 @@ def _shapes(sizes: Sizes | None) -> str:
             for part, count in counts.items()
             if part != "layers"
         ]
-        stacks.append(f"{name} of {counts['layers']} layers, each {listed(units)}")
+        note = f" ({SHARED})" if name in sizes.shared else ""
+        stacks.append(f"{name} of {counts['layers']} layers, each {listed(units)}{note}")
     return f"{'; '.join(stacks)}; hidden width {sizes.hidden:,}"
 
 

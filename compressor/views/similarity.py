@@ -25,7 +25,7 @@ COLD, WARM = (33, 102, 172), (178, 24, 43)
 
 
 def similarity_view(model: Path, project: Project | None) -> Group:
-    """Mean cosine of the first token's states, every layer with every other.
+    """Mean cosine of `[CLS]`'s states, every layer with every other.
 
     The texts are 200 of the recipe's selection split, or docstrings where there is no recipe.
 
@@ -39,7 +39,9 @@ def similarity_view(model: Path, project: Project | None) -> Group:
 
     found = similarity(checkpoint.load(model), _batches(model, project))
     texts = "docstrings" if project is None else f"the selection split of {project.recipe.name}"
-    note = f"mean cosine of the first token's state after each layer (0: embeddings), on {EXAMPLES} texts of {texts}"
+    note = (
+        f"mean cosine of the state of [CLS] after each layer (0: embeddings), on {EXAMPLES} texts of {texts}"
+    )
     return Group(_matrix(found), "", Text(note, style="dim"))
 
 
@@ -49,9 +51,10 @@ def _batches(model: Path, project: Project | None) -> Iterator[dict[str, Tensor]
         return
     from transformers import AutoTokenizer
 
+    from compressor.stages.base import read_by_model
     from compressor.tasks.docstrings import build
 
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, **read_by_model(model))
     texts = build()["validation"]["text"].tolist()[:EXAMPLES]
     for start in range(0, len(texts), BATCH):
         yield tokenizer(

@@ -32,6 +32,20 @@ def test_made_up_inputs_run_whatever_the_ids_are_called(saved):
     assert arrays["tokens"].max() > 1
 
 
+def test_ids_are_found_behind_a_transposition(saved):
+    """As XLNet reads them: length first."""
+    words = numpy_helper.from_array(np.ones((VOCABULARY, 8), np.float32), "words")
+    nodes = [
+        helper.make_node("Transpose", ["ids"], ["turned"], perm=[1, 0]),
+        helper.make_node("Gather", ["words", "turned"], ["y"]),
+    ]
+    given = [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "seq"])]
+    out = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "turned", given, out, [words])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    assert random_inputs(opened(saved(model)), 4, 60, seed=0)["ids"].max() > VOCABULARY // 2
+
+
 def test_the_same_seed_gives_the_same_inputs(saved):
     session = opened(saved(encoder(["batch", "seq_len"])))
     first, again, other = (random_inputs(session, 1, 64, seed)["input_ids"] for seed in (1, 1, 2))

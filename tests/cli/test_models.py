@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from importlib import metadata
 
 import numpy as np
@@ -18,6 +19,7 @@ from compressor.onnx.quantize import Scheme, quantize
 from compressor.views.inspect import matmul_widths
 from tests.benchmark.graphs import encoder
 from tests.cli.conftest import LABELS, TEXTS
+from tests.zoo import tiny_model
 
 PRUNED = {
     ("encoder", 0, "attention"): SubLayer((1, 3)),
@@ -204,3 +206,14 @@ def test_similarity_of_layers(call, recipe, tiny, exported):
     refused = call("inspect", exported / "model.onnx", "--similarity")
     assert refused.code == 2
     assert "needs a checkpoint folder" in refused.err
+
+
+def test_inspect_says_what_shared_layers_mean(call, tmp_path):
+    model = tiny_model("albert")
+    dense = structure_of(model)
+    checkpoint.save(slice_model(model, replace(dense, layers=dense.layers[:2])), tmp_path / "fewer")
+    said = call("inspect", tmp_path / "fewer")
+    assert said.code == 0, said.err
+    assert "fewer layers are less to compute, not less to store" in " ".join(said.out.split())
+    assert "layer removed" in said.out
+    assert any(row.startswith("density of the layers 100") for row in said.rows)

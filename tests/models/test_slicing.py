@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
+from compressor.errors import UserError
 from compressor.models import checkpoint
 from compressor.models.architecture import structure_of
 from compressor.models.gates import Gates
 from compressor.models.slicing import slice_model
 from compressor.models.structure import Structure, SubLayer
-from tests.zoo import CONFIGS, HEAD_CLASSES, logits, padded_batch, random_structure, tiny_model
+from tests.zoo import CONFIGS, CUTTABLE, HEAD_CLASSES, logits, padded_batch, random_structure, tiny_model
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -34,7 +36,7 @@ def test_gated_equals_sliced_equals_reloaded(family: str, task: str, hidden: boo
         assert structure_of(again) == structure.simplified()
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", CUTTABLE)
 def test_slicing_twice_equals_slicing_once(family: str) -> None:
     model, inputs = tiny_model(family), padded_batch(family)
     first = Structure.dense(structure_of(model).sizes).keeping(
@@ -47,7 +49,7 @@ def test_slicing_twice_equals_slicing_once(family: str) -> None:
     assert torch.equal(logits(twice, inputs), logits(slice_model(model, second), inputs))
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", CUTTABLE)
 def test_gates_hold_a_sliced_model_too(family: str) -> None:
     model, inputs = tiny_model(family), padded_batch(family)
     first = random_structure(structure_of(model), 11)
@@ -69,7 +71,7 @@ def test_a_structure_beyond_the_model_is_refused() -> None:
         slice_model(small, dense)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", CUTTABLE)
 def test_constant_sublayers_train_like_gated_ones(family: str) -> None:
     """A constant bias drops out token by token, and gets a gradient."""
     model = tiny_model(family)
@@ -82,16 +84,53 @@ def test_constant_sublayers_train_like_gated_ones(family: str) -> None:
     assert all(p.grad is not None for name, p in small.named_parameters() if "layer.1" in name)
 
 
-def test_whole_layers_dropped_opens_with_plain_transformers(tmp_path: Path) -> None:
-    import transformers
-
-    model, inputs = tiny_model("bert"), padded_batch("bert")
+@pytest.mark.parametrize("family", CONFIGS)
+def test_whole_layers_dropped_opens_with_plain_transformers(family: str, tmp_path: Path) -> None:
+    model, inputs = tiny_model(family), padded_batch(family)
     dense = structure_of(model)
     small = slice_model(model, Structure(dense.sizes, (dense.layers[0], dense.layers[2])))
     assert structure_of(small).only_layers_dropped()
     checkpoint.save(small, tmp_path)
-    plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
-    assert torch.equal(logits(plain, inputs), logits(small, inputs))
+    plain, found = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert not any(found.values())
+    torch.testing.assert_close(logits(plain.eval(), inputs), logits(small, inputs), atol=1e-6, rtol=0)
+
+
+def test_a_shared_layer_is_applied_fewer_times() -> None:
+    model, inputs = tiny_model("albert"), padded_batch("albert")
+    dense = structure_of(model)
+    two = Structure(dense.sizes, dense.layers[:2])
+    applied: list[int] = []
+    layer = model.albert.encoder.albert_layer_groups[0].albert_layers[0]
+    layer.register_forward_hook(lambda *_: applied.append(1))
+    whole = logits(model, inputs)
+    assert len(applied) == 3
+    with Gates(model, two):
+        gated = logits(model, inputs)
+    assert len(applied) == 5
+    assert torch.equal(logits(model, inputs), whole)
+    small = slice_model(model, two)
+    assert torch.equal(logits(small, inputs), gated)
+    assert small.num_parameters() == model.num_parameters()
+    assert two.density() == 1.0
+    assert two.flops(1, 16) / dense.flops(1, 16) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("name", ["attention", "ffn"])
+def test_nothing_inside_a_shared_layer_can_go(name: str) -> None:
+    model = tiny_model("albert")
+    structure = structure_of(model).keeping({("encoder", 0, name): SubLayer((0, 2))})
+    for use in (Gates, slice_model):
+        with pytest.raises(ValueError, match="dropped whole"):
+            use(model, structure)
+
+
+@pytest.mark.parametrize("groups", [{"num_hidden_groups": 3}, {"inner_group_num": 2}])
+def test_layers_shared_in_groups_are_refused(groups: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="one layer stands for all"):
+        structure_of(tiny_model("albert", **groups))
 
 
 def test_a_pruned_unsliced_checkpoint_keeps_its_gates(tmp_path: Path) -> None:

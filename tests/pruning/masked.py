@@ -52,12 +52,12 @@ def mask_of(linear: nn.Module) -> Tensor:
 
 
 def parts(model: PreTrainedModel, layer: int = 0) -> dict[str, Any]:
-    """The linear maps of a layer: q, k, v, o, in, out."""
+    """The linear maps of a layer: q, k, v, o, in, out; with relative positions also r."""
     architecture = architecture_of(model.config)
     stack = architecture.stacks[0]
     module = architecture.layers(model, stack)[layer]
     attention, ffn = stack.sublayers
-    names = dict(zip("qkv", attention.inputs, strict=True)) | {
+    names = dict(zip("qkrv" if attention.positional else "qkv", attention.inputs, strict=True)) | {
         "o": attention.output,
         "in": ffn.inputs[0],
         "out": ffn.output,

@@ -190,6 +190,16 @@ def test_a_longer_search_goes_on_from_a_shorter_one(tmp_path: Path) -> None:
         assert pruned.report == search(Trains(fresh, layers=6), drop=3, search=kind)[0].report
 
 
+@pytest.mark.parametrize("search", ["full", "screened"])
+def test_of_layers_that_are_one_every_round_has_one_candidate(search: str, tmp_path: Path) -> None:
+    context = Trains(tmp_path)
+    model = tiny_model("albert")
+    (pruned,) = keys(drop=2, search=search).prune(model, context)
+    rounds = [name for name, _, _ in context.trained if name != "whole"]
+    assert [name.split("-", 1)[1] for name in rounds] == ["2", "1-2"]
+    assert len(pruned.structure.layers) == 1
+
+
 def test_the_cheap_search_trains_the_whole_model_once_and_few_candidates_shortly(tmp_path: Path) -> None:
     context = Trains(tmp_path, layers=6)
     (pruned,) = search(context, drop=3, search="screened", screen=2, short=0.25, epochs=4.0)

@@ -14,7 +14,7 @@ from compressor.pruning.fold import alive_units, fold_dead_units
 from compressor.pruning.movement.masks import Masks
 from compressor.pruning.movement.scores import keep_largest
 from tests.pruning.masked import mask_of, masked_model, movement, part_of, parts, scatter, values
-from tests.zoo import CONFIGS, FFN, HEADS, HIDDEN, LAYERS, logits, padded_batch, tiny_model
+from tests.zoo import CUTTABLE, FFN, HEADS, HIDDEN, LAYERS, logits, padded_batch, tiny_model
 
 SIZE = HIDDEN // HEADS
 BERTS = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
@@ -79,7 +79,7 @@ def test_a_block_that_does_not_tile_is_refused(keys: dict[str, Any], words: str)
 
 
 @pytest.mark.parametrize("variant", ["hybrid", "block", "struct", "unstructured"])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", CUTTABLE)
 def test_open_masks_change_nothing(family: str, variant: str) -> None:
     inputs = padded_batch(family)
     expected = logits(tiny_model(family), inputs)
@@ -322,7 +322,7 @@ def test_densities_count_what_is_kept() -> None:
     assert (parts(model)["in"].weight == 0).all(dim=1).sum() == 20
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", CUTTABLE)
 @pytest.mark.parametrize("keys", [{}, {"joint_heads": True}, {"variant": "struct"}, {"variant": "block"}])
 def test_margins_say_which_units_live(family: str, keys: dict[str, Any]) -> None:
     model, masks = masked_model(family, **keys)

@@ -19,7 +19,7 @@ from compressor.pruning.movement.patches import FadingActivation, FadingNorm
 from compressor.training.trainer import train
 from tests.pruning.masked import masked_model, part_of, scatter
 from tests.training.test_training import rows, run_of
-from tests.zoo import CONFIGS, HIDDEN, LAYERS, logits, padded_batch, random_structure, tiny_model
+from tests.zoo import CUTTABLE, HIDDEN, LAYERS, logits, padded_batch, random_structure, tiny_model
 
 
 def norm_with_statistics() -> tuple[FadingNorm, nn.LayerNorm]:
@@ -90,7 +90,7 @@ def test_none_is_there_unless_asked_for() -> None:
     assert not [m for m in model.modules() if isinstance(m, FadingNorm | FadingActivation)]
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", CUTTABLE)
 def test_trained_folded_sliced_reloaded_exported(family: str, tmp_path: Path) -> None:
     inputs = padded_batch(family)
     model, masks = masked_model(family, nonorm=0.5, relu=0.5, warmup=1, cooldown=5)

@@ -19,7 +19,7 @@ from compressor.stages.release import GateKeys
 from compressor.stages.training import TaskContext, teacher_outputs
 from compressor.tasks.schema import TaskKeys
 from compressor.tasks.text_classification import TextClassification
-from tests.zoo import tiny_config, tiny_model
+from tests.zoo import CONFIGS, tiny_config, tiny_model
 
 TEXT = "a cat"
 LONG = "a cat " * 100
@@ -99,12 +99,12 @@ def test_the_first_stage_frees_them_too(tmp_path: Path) -> None:
     assert (saved["padding"], saved["truncation"]) == (None, None)
 
 
-@pytest.mark.parametrize("family", ["bert", "electra", "roberta", "distilbert"])
+@pytest.mark.parametrize("family", [name for name in CONFIGS if not name.endswith("-wide")])
 @pytest.mark.parametrize("names", [["input_ids", "token_type_ids", "attention_mask"], ["input_ids"]])
 def test_it_makes_the_inputs_that_the_model_reads(tmp_path: Path, family: str, names: list[str]) -> None:
     folder = source(tmp_path, family, model_input_names=names)
     made = open_tokenizer(folder, TextClassification)(TEXT, "the dog", return_tensors="pt")
-    assert ("token_type_ids" in made) == (family in ("bert", "electra"))
+    assert ("token_type_ids" in made) == (family in ("bert", "electra", "xlnet", "albert"))
     assert "attention_mask" in made
     AutoModelForSequenceClassification.from_config(tiny_config(family))(**made)
 
@@ -118,9 +118,25 @@ def test_pairs_train_in_families_without_token_types(tmp_path: Path, config: dic
     assert torch.isfinite(model(**batch).loss)
 
 
-def test_padding_goes_where_the_family_counts_positions_from(tmp_path: Path) -> None:
-    folder = source(tmp_path, "bert", padding_side="left")
-    assert open_tokenizer(folder, TextClassification).padding_side == "right"
+@pytest.mark.parametrize(("family", "side"), [("bert", "right"), ("xlnet", "left")])
+@pytest.mark.parametrize("given", ["left", "right"])
+def test_padding_goes_where_the_family_expects_it(tmp_path: Path, family: str, side: str, given: str) -> None:
+    folder = source(tmp_path, family, padding_side=given)
+    assert open_tokenizer(folder, TextClassification).padding_side == side
+
+
+def test_a_tokenizer_made_for_xlnet_puts_cls_last(tmp_path: Path) -> None:
+    sizes = {"model_type": "xlnet", "d_model": 32, "n_head": 2, "d_inner": 32, "n_layer": 1}
+    first = work(tmp_path, NewModel(config=sizes))
+    OpenModel().run(first)
+    tokenizer = first.tokenizer()
+    for pair, types in ((None, [0, 2]), ("the dog", [0, 1, 2])):
+        encoded = tokenizer(TEXT, pair)
+        words = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+        assert words[-2:] == ["[SEP]", "[CLS]"]
+        assert words.count("[CLS]") == 1
+        assert sorted(set(encoded["token_type_ids"])) == types
+        assert encoded["token_type_ids"][-1] == 2
 
 
 def test_beside_no_model_that_is_known_it_stays_as_it_is(tmp_path: Path) -> None:

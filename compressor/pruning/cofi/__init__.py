@@ -105,7 +105,7 @@ class Cofi(Pruner, TrainingKeys):
         """Gates of its kinds for a model with whole layers; `first` replaces the published first logits."""
         from compressor.pruning.cofi.gates import LearnedGates
 
-        start = dict.fromkeys(EVERY, OPEN) | {"neuron": self.neuron_logit}
+        start: dict[str, float] = {**dict.fromkeys(EVERY, OPEN), "neuron": self.neuron_logit}
         return LearnedGates(
             structure,
             self.granularity,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,8 @@ from compressor.schema import TrainingKeys, json_of, training_keys
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+    from compressor.models.structure import Structure
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -34,11 +36,13 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
     one: `from: model`) with these training keys; scores are rounded to three decimals and of equal ones the highest
     layer goes. `search: screened` is our own and much cheaper: it fine-tunes the whole model once, in each round
     drops every layer without training, gives only the `screen` best `short` of the epochs, each from where the last
-    round ended. Fine-tune the result afterwards.
+    round ended. Fine-tune the result afterwards. Where all layers are one (ALBERT), a round has one candidate.
 
     Example:
         - prune: {method: greedy, from: model, drop: [1, 2, 3], epochs: 3, learning_rate: 2.0e-5, batch_size: 32}
     """
+
+    whole_layers: ClassVar[bool] = True
 
     method: Literal["greedy"]
     drop: Count | Annotated[list[Count], Field(min_length=1)]
@@ -82,9 +86,10 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
         """Of all candidates, each by the layers it has left; a target may end the search sooner."""
         layers = layers_of(config)
         rounds = range(layers, layers - max(self.counts()), -1)
+        most = 1 if architecture_of(config).shares_layers else layers
         if self.search == "full":
-            return self.training.epochs * sum(left * (left - 1) / layers for left in rounds)
-        shares = sum(min(self.screen, left) * (left - 1) / layers for left in rounds)
+            return self.training.epochs * sum(min(most, left) * (left - 1) / layers for left in rounds)
+        shares = sum(min(most, self.screen, left) * (left - 1) / layers for left in rounds)
         return self.training.epochs * (1 + self.short * shares)
 
     def check(self, config: PretrainedConfig) -> None:
@@ -99,7 +104,7 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
     def prune(self, model: PreTrainedModel, context: Context) -> Iterable[Pruned]:
         """Search the order as far as it is needed, once; every member drops its beginning."""
         structure = structure_of(model)
-        search = self._search(len(structure.layers), context)
+        search = self._search(structure, context)
         rounds = Rounds(search, max(self.counts()))
         chosen = list(self._chosen(model, rounds, context))
         rounds.first(max(count for _, count, _ in chosen))
@@ -107,14 +112,16 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
             gone = sorted(rounds.first(count))
             yield Pruned(model, without(structure, gone), rounds.report() | why | {"dropped": gone}, member)
 
-    def _search(self, layers: int, context: Context) -> Search:
+    def _search(self, structure: Structure, context: Context) -> Search:
         """Its folder does not depend on how many layers are asked for: any number of them goes on with the same."""
-        training = self.training
+        training, layers, shared = self.training, len(structure.layers), bool(structure.sizes.shared)
         if self.search == "full":
             folder = context.kept("greedy", json_of(training))
-            return FullSearch(training, self, layers, context, folder)
+            return FullSearch(training, self, layers, shared, context, folder)
         folder = context.kept("greedy", json_of(training), self.screen, self.short)
-        return ScreenedSearch(training, self, layers, context, folder, screen=self.screen, short=self.short)
+        return ScreenedSearch(
+            training, self, layers, shared, context, folder, screen=self.screen, short=self.short
+        )
 
     def _chosen(
         self, model: PreTrainedModel, rounds: Rounds, context: Context

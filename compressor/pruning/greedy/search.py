@@ -46,6 +46,7 @@ class Search:
     training: TrainingKeys
     where: ExecutorKeys
     layers: int
+    shared: bool
     context: Context
     folder: Path
     epochs: float = 0.0
@@ -55,9 +56,10 @@ class Search:
         """Scores of candidates."""
         return Memo(self.folder / "candidates.json", self.context.is_main)
 
-    def left(self, gone: Sequence[int]) -> list[int]:
-        """The layers that are still there, rising."""
-        return [layer for layer in range(self.layers) if layer not in gone]
+    def candidates(self, gone: Sequence[int]) -> list[int]:
+        """The layers that may go next, rising; where all are one, the last stands for the others."""
+        left = left_of(self.layers, gone)
+        return left[-1:] if self.shared else left
 
     @abstractmethod
     def whole(self) -> float:
@@ -79,7 +81,7 @@ class FullSearch(Search):
 
     def tried(self, gone: list[int]) -> dict[int, float]:
         """All candidates of a round."""
-        left = self.left(gone)
+        left = self.candidates(gone)
         self.epochs += len(left) * self.training.epochs
         return dict(zip(left, self._scores([[*gone, layer] for layer in left]), strict=True))
 
@@ -102,7 +104,7 @@ class ScreenedSearch(Search):
 
     def tried(self, gone: list[int]) -> dict[int, float]:
         """The few candidates of a round that are trained."""
-        left = self.left(gone)
+        left = self.candidates(gone)
         size = min(self.screen, len(left))
         self.epochs += size * self.short * self.training.epochs + (0 if gone else self.training.epochs)
         chosen = [layer for layer in left if name_of([*gone, layer]) in self.memo.scores]
@@ -130,7 +132,7 @@ class ScreenedSearch(Search):
         self.context.forget("whole")
 
     def _screened(self, gone: list[int], left: list[int]) -> list[int]:
-        """The layers that are left, by the score without them before any training, best first."""
+        """The layers in `left`, by the score without them before any training, best first."""
         from compressor.models import checkpoint
         from compressor.models.architecture import structure_of
         from compressor.models.gates import Gates
@@ -138,8 +140,9 @@ class ScreenedSearch(Search):
         self._fine_tuned()
         model = checkpoint.load(self._models / name_of(gone))
         untrained = {}
-        for place, layer in enumerate(left):
-            with Gates(model, without(structure_of(model), [place])):
+        present = left_of(self.layers, gone)
+        for layer in left:
+            with Gates(model, without(structure_of(model), [present.index(layer)])):
                 untrained[layer] = self.context.score(model)
         return sorted(left, key=lambda layer: (-untrained[layer], -layer))
 
@@ -178,7 +181,7 @@ def train_shortly(
 
     *before, layer = gone
     model = checkpoint.load(models / name_of(before))
-    place = [at for at in range(layers) if at not in before].index(layer)
+    place = left_of(layers, before).index(layer)
     small = slice_model(model, without(structure_of(model), [place]))
     name = f"screened-{name_of(gone)}"
     context.train(small, training, name=name)
@@ -192,6 +195,11 @@ def _save(model: object, folder: Path) -> None:
     from compressor.models import checkpoint
 
     checkpoint.save(model, folder)
+
+
+def left_of(layers: int, gone: Sequence[int]) -> list[int]:
+    """The layers that are still there, rising."""
+    return [layer for layer in range(layers) if layer not in gone]
 
 
 def name_of(gone: Sequence[int]) -> str:

@@ -159,11 +159,13 @@ class Movement(Pruner, TrainingKeys):
 
     def check(self, config: PretrainedConfig) -> None:
         """The blocks must tile the matrices."""
+        from compressor.models.architecture import architecture_of
+
         if self.variant not in ("hybrid", "block"):
             return
         sides = [("attention", config.hidden_size)]
         if self.variant == "block":
-            sides.append(("FFN", getattr(config, "intermediate_size", None) or config.hidden_dim))
+            sides.append(("FFN", getattr(config, architecture_of(config).stacks[0].ffn_key)))
         for part, size in sides:
             if any(size % side for side in self.attention_block):
                 raise UserError(

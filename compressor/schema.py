@@ -164,8 +164,7 @@ class TrainingKeys(Keys):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     freeze_embeddings: bool = False
-    freeze_layers: list[Annotated[int, Field(ge=0)]] = Field([], exclude_if=lambda numbers: not numbers)
-    """Their numbers in the original model. Left out where there is none, as in results of before it was a key."""
+    freeze_layers: list[Annotated[int, Field(ge=0)]] = []
     evaluate_every: Share = 0.0
     distill: Distill | None = None
 

@@ -2,11 +2,11 @@
 
     python bench/harness.py --budget 60
 
-Beside a process that keeps one core busy, and on a quiet machine, it reports how many of the 95 % intervals
+Beside a process that keeps one core busy (a hog), and on a quiet machine, it reports how many of the 95 % intervals
 contain 1.0 and how wide they are; also what the harness itself costs a run, and how processes differ. Every
-comparison is saved as it is made; the same command goes on where the last one stopped. A quiet machine has no
-other process above 5 % of a core and at most 1 % taken by other virtual machines: else the quiet part is "not
-measured".
+comparison is saved as it is made, with the machine it was made on; the same command goes on where the last one
+stopped, and a second machine adds to the first one's. A quiet machine has no other process above 5 % of a core and at
+most 1 % taken by other virtual machines: else the quiet part is "not measured".
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
             if time.monotonic() + slowest > end:
                 break
             start = time.monotonic()
-            made = compare(models, kind, seed)
+            made = {"machine_key": state["machine_key"], **compare(models, kind, seed)}
             slowest = max(slowest, time.monotonic() - start)
             state["comparisons"].append(made)
             save(state, arguments.output)
@@ -122,52 +122,60 @@ def missing(state: dict[str, Any]) -> list[tuple[str, int]]:
     plan = []
     for kind, wanted in WANTED.items():
         tried = sum(made["kind"] == kind for made in state["comparisons"])
-        lacking = wanted - len(undisturbed(state, kind))
+        lacking = wanted - len(counted(state["comparisons"], kind))
         plan += [((number + 0.5) / lacking, kind, tried + number) for number in range(lacking)]
     return [(kind, seed) for _, kind, seed in sorted(plan)]
 
 
-def undisturbed(state: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    return [made for made in state["comparisons"] if made["kind"] == kind and made["disturbance"] is None]
+def counted(comparisons: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """The comparisons of a kind that were made as that kind wants them."""
+    made = [one for one in comparisons if one["kind"] == kind and one["ci95"]]
+    return [one for one in made if kind == "hog" or one["disturbance"] is None]
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What an earlier call measured on this machine with the same settings, or a fresh start."""
+    """What earlier calls measured with the same settings, on any machine, or a fresh start."""
     machine = fingerprint()
-    fresh = {
-        "command": "python " + " ".join(sys.argv),
-        "machine": machine,
-        "machine_key": machine_key(machine),
-        "settings": {**CELL.keys(), "seconds": SECONDS, "processes": PROCESSES},
-        "comparisons": [],
-    }
+    key = machine_key(machine)
+    settings = {**CELL.keys(), "seconds": SECONDS, "processes": PROCESSES}
     earlier = read_json(path) if path.is_file() else {}
-    same = all(earlier.get(key) == fresh[key] for key in ("machine_key", "settings"))
-    return {**fresh, "comparisons": earlier["comparisons"]} if same else fresh
+    if earlier.get("settings") != settings:
+        earlier = {"machines": {}, "comparisons": []}
+    return {
+        "command": "python " + " ".join(sys.argv),
+        "machine_key": key,
+        "machines": {**earlier["machines"], key: machine},
+        "settings": settings,
+        "comparisons": earlier["comparisons"],
+    }
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    state["summary"] = {kind: summary(state, kind) for kind in WANTED}
-    state["missing"] = {kind: WANTED[kind] - len(undisturbed(state, kind)) for kind in WANTED}
+    state["summary"] = {kind: summary(state["comparisons"], kind) for kind in WANTED}
+    state["by_machine"] = {
+        key: {
+            kind: summary([one for one in state["comparisons"] if one["machine_key"] == key], kind)
+            for kind in WANTED
+        }
+        for key in state["machines"]
+    }
+    state["missing"] = {kind: WANTED[kind] - len(counted(state["comparisons"], kind)) for kind in WANTED}
     write_json(path, state)
 
 
-def summary(state: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The undisturbed comparisons of a kind held against the bars, and coverage of the disturbed ones."""
-    made = [made for made in state["comparisons"] if made["kind"] == kind]
-    counted = undisturbed(state, kind)
-    disturbed = [covers_one(one) for one in made if one["ci95"] and one["disturbance"]]
-    facts: dict[str, Any] = {"disturbed": len(disturbed)}
-    if disturbed:
-        facts["disturbed_covering_one"] = float(np.mean(disturbed))
-    if not counted:
-        return {**facts, "not measured": made[-1]["disturbance"] if made else "out of budget"}
-    widths = [one["half_width"] for one in counted]
-    coverage = float(np.mean([covers_one(one) for one in counted]))
-    variances = [np.var(one["process_log_ratios"], ddof=1) for one in counted]
+def summary(comparisons: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """The comparisons of a kind held against the bars; `disturbed`: how many had more beside them than intended."""
+    made = [one for one in comparisons if one["kind"] == kind]
+    disturbed = sum(one["disturbance"] is not None for one in made)
+    fit = counted(comparisons, kind)
+    if not fit:
+        return {"disturbed": disturbed, "not measured": made[-1]["disturbance"] if made else "out of budget"}
+    widths = [one["half_width"] for one in fit]
+    coverage = float(np.mean([covers_one(one) for one in fit]))
+    variances = [np.var(one["process_log_ratios"], ddof=1) for one in fit]
     return {
-        **facts,
-        "comparisons": len(counted),
+        "disturbed": disturbed,
+        "comparisons": len(fit),
         "covering_one": coverage,
         "half_width_median": float(np.median(widths)),
         "half_width_max": max(widths),

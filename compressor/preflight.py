@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from compressor.benchmark.machine import usable_cores
 from compressor.benchmark.sessions import check_provider
 from compressor.errors import RunError, UserError
-from compressor.models.architecture import architecture_of
+from compressor.executors import ExecutorKeys
+from compressor.models.architecture import architecture_of, structure_in
 from compressor.models.source import ModelSource, NewModel, describe
 from compressor.project import outside_teacher
 from compressor.stages.base import LOCK, MODEL, TEACHER
@@ -40,7 +41,10 @@ def check_everything(project: Project) -> None:
         if isinstance(stage, Prune):
             stage.pruner.check_family(config)
             stage.pruner.check(config)
+            stage.pruner.check_target(config, stage.target)
+    check_frozen(project, config)
     check_heads(project, config, teachers)
+    check_layer_teachers(project, config, teachers)
     check_tokenizers(project, config, list(teachers))
     check_lengths(project, config)
     check_disk(project, config)
@@ -79,11 +83,29 @@ def check_machine(project: Project) -> None:
         raise UserError(f"benchmark.threads asks for {most}, this machine has {have} cores; lower it")
     stages = project.recipe.stages
     for name, stage in zip(stage_ids(stages), stages, strict=True):
+        method = stage.pruner if isinstance(stage, Prune) else None
+        if project.processes > 1 and isinstance(method, ExecutorKeys) and not method.in_turn:
+            raise UserError(
+                f"stages.{name} tries candidates side by side (`executor`, `workers`), --nproc trains each on "
+                "several processes: use one of the two"
+            )
         training, processes = stage.training, project.processes if stage.trains else 1
         if training and training.batch_size % (training.gradient_accumulation * processes):
             raise UserError(
                 f"stages.{name}.batch_size {training.batch_size} is no multiple of --nproc {processes} x "
                 f"gradient_accumulation {training.gradient_accumulation}"
+            )
+
+
+def check_frozen(project: Project, config: PretrainedConfig) -> None:
+    """The model has the layers that are to be frozen."""
+    there = {layer.index for layer in structure_in(config).layers}
+    stages = project.recipe.stages
+    for name, stage in zip(stage_ids(stages), stages, strict=True):
+        asked = stage.training.freeze_layers if stage.training else []
+        if missing := [number for number in asked if number not in there]:
+            raise UserError(
+                f"stages.{name}.freeze_layers: no layer {missing[0]}; this model has {min(there)} to {max(there)}"
             )
 
 
@@ -113,6 +135,18 @@ def check_heads(project: Project, config: PretrainedConfig, teachers: dict[str, 
             f"the teacher '{untrained[0]}' has no head trained for this task and these labels: name a `finetune` "
             "before it, or a trained model"
         )
+
+
+def check_layer_teachers(
+    project: Project, config: PretrainedConfig, teachers: dict[str, PretrainedConfig]
+) -> None:
+    """Teachers whose hidden states are compared can read what the model reads."""
+    from compressor.training.layers import check_inputs
+
+    for stage in project.recipe.stages:
+        name, training = outside_teacher(stage), stage.training
+        if name and training and training.distill and training.distill.layers:
+            check_inputs(teachers[name], config)
 
 
 def _never_trained(project: Project) -> str | None:

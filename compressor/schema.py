@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -105,6 +106,11 @@ def steps_of(value: float | int, total: int) -> int:
     return value if isinstance(value, int) else round(value * total)
 
 
+def steps_in(keys: TrainingKeys, examples: int) -> int:
+    """Optimiser steps of a training with these keys on so many examples."""
+    return max(1, math.ceil(keys.epochs * math.ceil(examples / keys.batch_size)))
+
+
 class TeacherModel(Keys):
     """A teacher from outside the run: a hub id or folder."""
 
@@ -112,25 +118,55 @@ class TeacherModel(Keys):
 
 
 class Distill(Keys):
-    """Distillation: `alpha` x KL to the teacher's logits at `temperature` + (1 - alpha) x the labels' loss."""
+    """Distillation: `alpha` x KL to the teacher's logits at `temperature` + the rest x the labels' loss.
+
+    `layers` is the weight of a third term, the distance of hidden states from the teacher's: of the layers that
+    `match` says (see `compressor.training.layers`). The rest is 1 - alpha - layers.
+    """
 
     teacher: str | TeacherModel
     temperature: float = Field(default=2.0, gt=0)
     alpha: float = Field(default=0.9, ge=0, le=1)
+    layers: float = Field(default=0.0, ge=0, le=1)
+    match: Literal["same", "nearest", "ordered", "random", "windows"] = "ordered"
+
+    @model_validator(mode="after")
+    def _shares(self) -> Distill:
+        if self.alpha + self.layers > 1 + 1e-9:
+            raise ValueError(
+                f"alpha {self.alpha:g} and layers {self.layers:g} are shares of the loss: together at most 1"
+            )
+        if not self.layers and "match" in self.model_fields_set:
+            raise ValueError("`match` says which hidden states are compared: give `layers` their weight too")
+        return self
+
+    @property
+    def rest(self) -> float:
+        """The weight of the labels' loss."""
+        return max(0.0, 1 - self.alpha - self.layers)
 
 
 class TrainingKeys(Keys):
-    """What every stage that trains understands. `batch_size` counts examples per optimiser step."""
+    """What every stage that trains understands.
+
+    `batch_size` counts examples per optimiser step; `freeze_embeddings` and `freeze_layers` (numbers from 0, of the
+    original model) leave these as they are. With `evaluate_every` the metric on the selection split is taken so often
+    (a share of the steps, or steps) and the best state kept; without it the last one.
+    """
 
     epochs: Annotated[float, Field(gt=0)] = 3.0
     learning_rate: Annotated[float, Field(gt=0)] = 3e-5
     batch_size: Annotated[int, Field(gt=0)] = 16
     gradient_accumulation: Annotated[int, Field(gt=0)] = 1
     warmup: Share = 0.1
+    schedule: Literal["linear", "constant"] = "linear"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     freeze_embeddings: bool = False
+    freeze_layers: list[Annotated[int, Field(ge=0)]] = Field([], exclude_if=lambda numbers: not numbers)
+    """Their numbers in the original model. Left out where there is none, as in results of before it was a key."""
+    evaluate_every: Share = 0.0
     distill: Distill | None = None
 
 

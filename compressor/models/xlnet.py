@@ -106,7 +106,7 @@ class XLNetAttention(nn.Module):
         out = self.layer_norm(self.dropout(self.o(read)) + first)
         return out.transpose(0, 1), None
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Names and shapes as transformers stores them; with `keep_vars`, the parameters themselves."""
         found: dict[str, Any] = super().state_dict(*args, **kwargs)
         if kwargs.get("keep_vars"):  # tracing asks so, and looks for the tensors that take part

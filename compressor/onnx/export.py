@@ -25,7 +25,7 @@ from compressor.onnx.runtime import OnnxModel
 @TasksManager.create_register("onnx", overwrite_existing=True)(
     "xlnet", "text-classification", "token-classification", "question-answering"
 )
-class XLNetOnnxConfig(BertOnnxConfig):  # type: ignore[misc]
+class XLNetOnnxConfig(BertOnnxConfig):
     """XLNet, which optimum does not know: it reads what BERT reads, and gives logits alone (no memories)."""
 
 

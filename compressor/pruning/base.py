@@ -7,15 +7,17 @@ validated without it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import Field, model_validator
 
+from compressor.cell import Cell
 from compressor.errors import UserError
+from compressor.executors import ExecutorKeys
 from compressor.models.structure import Structure
 from compressor.schema import Keys, TrainingKeys
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 
 Positive = Annotated[float, Field(gt=0)]
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 class At(Keys):
@@ -34,8 +38,13 @@ class At(Keys):
     threads: int | None = None
     batch_size: int | None = None
     sequence_length: int | None = None
-    precision: str = "fp32"
-    relative_to: str = "dense-fp32"
+    precision: Literal["fp32"] = "fp32"
+    relative_to: Literal["dense-fp32"] = "dense-fp32"
+
+    def cell(self, cells: Sequence[Cell]) -> Cell | None:
+        """The first of `cells` that it speaks of, if any."""
+        asked = self.model_dump(exclude={"precision", "relative_to"}, exclude_none=True)
+        return next((c for c in cells if all(getattr(c, key) == value for key, value in asked.items())), None)
 
 
 class Target(Keys):
@@ -54,6 +63,11 @@ class Target(Keys):
             for k in ("speedup", "latency_ms", "sparsity", "max_metric_drop")
             if getattr(self, k) is not None
         ]
+
+    @property
+    def timed(self) -> bool:
+        """Whether it is reached or not depends on a machine."""
+        return self.speedup is not None or self.latency_ms is not None
 
     @property
     def values(self) -> list[float]:
@@ -134,6 +148,27 @@ class Context(Protocol):
     def target(self) -> Target | None:
         """The recipe's target, if the method aims at it."""
 
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes (others may help to train)."""
+
+    def model(self) -> PreTrainedModel:
+        """A fresh copy of the model that the stage starts from."""
+
+    def kept(self, what: str, *depends: Any) -> Path:
+        """A folder that outlives the stage: the same whenever model, data, seed and `depends` are."""
+
+    def once(self, path: Path, make: Callable[[Path], None]) -> None:
+        """Make a file or folder, whole, if it is not there; only the main process does, the others wait."""
+
+    def each(
+        self, do: Callable[[Context, Job], Result], jobs: Sequence[Job], where: ExecutorKeys
+    ) -> Iterator[tuple[Job, Result]]:
+        """Every job with what `do` makes of it in a context of its own, as they are done, maybe side by side."""
+
+    def latency(self, models: Mapping[str, Callable[[], PreTrainedModel]]) -> dict[str, float]:
+        """Median milliseconds of models, exported, in the cell that the target means; measured once a machine."""
+
     def structure(self, stage: str) -> Structure:
         """What another stage of the run kept."""
 
@@ -143,11 +178,16 @@ class Context(Protocol):
         keys: TrainingKeys,
         part: TrainingPart | None = None,
         name: str | None = None,
+        score: Callable[[], float | None] | None = None,
     ) -> None:
         """Train in place on the task's training split, resuming if it was killed.
 
-        `name` tells trainings apart whose order may differ after a break; by default they are counted.
+        `name` tells trainings apart whose order may differ after a break; by default they are counted. `score` rates
+        the model where the keys ask for the best state (by default `score` below); `None` rules a state out.
         """
+
+    def steps(self, keys: TrainingKeys) -> int:
+        """Optimiser steps of a training with these keys."""
 
     def forget(self, name: str) -> None:
         """Remove what a named training left to resume from."""
@@ -170,6 +210,8 @@ class Pruner(Keys):
 
     guides: ClassVar[tuple[str, ...]] = ()
     """Its keys that name another stage whose structure it reads."""
+    needs_target: ClassVar[bool] = False
+    """Whether it must have one of the goals in `targets`."""
     whole_layers: ClassVar[bool] = False
     """Whether it drops layers whole and nothing inside them: all that can be done where layers are one."""
 
@@ -181,9 +223,18 @@ class Pruner(Keys):
         return frozenset()
 
     @property
+    def uses_metric(self) -> bool:
+        """Whether the task's metric decides about its result."""
+        return False
+
+    @property
     def training(self) -> TrainingKeys | None:
         """Its training keys, if it trains."""
         return None
+
+    def effort(self, config: PretrainedConfig) -> float:
+        """Roughly how many epochs of the whole model its trainings take together."""
+        return self.training.epochs if self.training else 0.0
 
     def check_family(self, config: PretrainedConfig) -> None:
         """That the method can work on this family.
@@ -203,6 +254,9 @@ class Pruner(Keys):
     def check(self, config: PretrainedConfig) -> None:
         """Called before the first stage: raise UserError where this method cannot work on such a model."""
 
+    def check_target(self, config: PretrainedConfig, target: Target | None) -> None:
+        """Called beside `check`: raise UserError where it cannot bring such a model to the target."""
+
     def members(self, target: Target | None) -> list[str]:
         """Names of the models it makes."""
         return list(members_of(target))
@@ -214,6 +268,7 @@ class Pruner(Keys):
 
 METHODS = {
     "movement": "compressor.pruning.movement:Movement",
+    "cofi": "compressor.pruning.cofi:Cofi",
     "layer-drop": "compressor.pruning.layer_drop:LayerDrop",
     "heads": "compressor.pruning.heads:Heads",
     "greedy": "compressor.pruning.greedy:Greedy",

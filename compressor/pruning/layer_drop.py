@@ -127,9 +127,18 @@ class LayerDrop(Pruner):
         return self
 
     @property
+    def uses_metric(self) -> bool:
+        """One of its measures is the metric."""
+        return self.strategy == "metric"
+
+    @property
     def training(self) -> TrainingKeys | None:
         """How it trains between drops."""
         return self.iterative
+
+    def effort(self, config: PretrainedConfig) -> float:
+        """A training before every drop."""
+        return self.iterative.epochs * self.counts()[0] if self.iterative else 0.0
 
     def counts(self) -> list[int]:
         """The numbers of layers that are asked for."""

@@ -13,10 +13,10 @@ from pydantic import Field
 
 from compressor.files import read_json
 from compressor.models.source import ModelSource
-from compressor.schema import Keys, Progress, TrainingKeys
+from compressor.schema import Keys, Progress, TrainingKeys, json_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from compressor.benchmark.schema import BenchmarkKeys
     from compressor.stages.release import GateKeys
@@ -50,9 +50,23 @@ class Stage(Keys):
         return self.trains
 
     @property
+    def uses_metric(self) -> bool:
+        """Whether the task's metric decides about its result."""
+        return False
+
+    @property
     def training(self) -> TrainingKeys | None:
         """Its training keys, if it trains."""
         return None
+
+    def effort(self, config: PretrainedConfig) -> float:
+        """Roughly how many epochs of the whole model its training takes."""
+        return self.training.epochs if self.training else 0.0
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Its keys that decide about its result, as plain data."""
+        return {key: value for key, value in json_of(self).items() if key not in ("id", "source")}
 
     @property
     def references(self) -> dict[tuple[str, ...], str]:
@@ -110,6 +124,8 @@ class Work:
     benchmark: BenchmarkKeys
     processes: int = 1
     rank: int = 0
+    origin: str = ""
+    """A hash of all that its result depends on but its own keys."""
 
     @property
     def is_main(self) -> bool:

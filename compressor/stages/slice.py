@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any, ClassVar
 
 from compressor.stages.base import Stage, Work, write_outputs
@@ -17,6 +18,7 @@ class Slice(Stage):
         from compressor.models import checkpoint
         from compressor.models.parity import same_function
         from compressor.models.slicing import slice_model
+        from compressor.training.layers import FILE
 
         work.progress("slice", 0.0)
         model = checkpoint.load(work.source)
@@ -26,6 +28,8 @@ class Slice(Stage):
         model.compressor_gates = None
         small = slice_model(model, structure)
         write_outputs(work, small)
+        if (learned := work.source / FILE).exists():
+            shutil.copyfile(learned, work.folder / FILE)
         checkpoint.hold(model)
         error = same_function(model, checkpoint.load(work.folder))
         return {

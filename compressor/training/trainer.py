@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +17,14 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from compressor.errors import RunError
-from compressor.models.architecture import architecture_of
+from compressor.models.architecture import architecture_of, structure_of
 from compressor.models.outputs import Collate, Features, Outputs, columns
-from compressor.schema import Progress, TrainingKeys, steps_of
+from compressor.schema import Progress, TrainingKeys, steps_in, steps_of
 from compressor.training.batches import LengthGrouped
+from compressor.training.best import Best
 from compressor.training.distillation import PREFIX, WithTeacher, collate_with_teacher, distillation_loss
+from compressor.training.layers import LayerDistiller
+from compressor.training.optimizer import clipping_the_rest, keep_steady, make_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +45,10 @@ class Part(Protocol):
 
 @dataclass
 class Run:
-    """Everything a training run needs besides the model. `folder` holds its checkpoints."""
+    """Everything a training run needs besides the model. `folder` holds its checkpoints.
+
+    `score` rates the model as it is, more is better, where the keys ask for the best state; `None` rules it out.
+    """
 
     keys: TrainingKeys
     features: Features
@@ -51,12 +59,20 @@ class Run:
     title: str = "train"
     teacher: Outputs | None = None
     part: Part | None = None
+    layers: LayerDistiller | None = None
+    score: Callable[[], float | None] | None = None
     processes: int = 1
 
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return max(1, math.ceil(self.keys.epochs * math.ceil(len(self.features) / self.keys.batch_size)))
+        return steps_in(self.keys, len(self.features))
+
+    @property
+    def evaluate_every(self) -> int:
+        """Optimiser steps between two looks for the best state; 0: none."""
+        share = self.keys.evaluate_every
+        return max(1, steps_of(share, self.total_steps)) if share else 0
 
 
 def train(model: PreTrainedModel, run: Run) -> list[dict[str, float]]:
@@ -69,8 +85,16 @@ def train(model: PreTrainedModel, run: Run) -> list[dict[str, float]]:
         RunError: the loss is no finite number any more.
     """
     set_seed(run.seed)
-    trainer = _Trainer(model, run)
-    trainer.train(resume_from_checkpoint=newest_checkpoint(run.folder))
+    with run.layers.beside(model) if run.layers else nullcontext():
+        trainer = _Trainer(model, run)
+        try:
+            trainer.train(resume_from_checkpoint=newest_checkpoint(run.folder))
+        finally:
+            trainer.hook.remove()
+        if trainer.best:
+            trainer.offer()
+            trainer.accelerator.wait_for_everyone()
+            trainer.best.restore(model)
     rows = [
         {key: float(value) for key, value in row.items() if _is_finite(value)}
         for row in trainer.state.log_history
@@ -92,16 +116,29 @@ def newest_checkpoint(folder: Path) -> str | None:
     return None
 
 
+def freeze(model: PreTrainedModel, keys: TrainingKeys) -> None:
+    """Keep the embeddings and the layers that `keys` names from being trained; layers that are gone need no care."""
+    frozen: list[nn.Parameter] = []
+    architecture = architecture_of(model.config)
+    if keys.freeze_embeddings:
+        places = tuple({path.partition(".")[0] for path in architecture.embeddings})
+        named = model.base_model.named_parameters()
+        frozen += [parameter for name, parameter in named if name.startswith(places)]
+    stack = architecture.stacks[0]
+    present = [layer.index for layer in structure_of(model).layers if layer.stack == stack.name]
+    for index, layer in zip(present, architecture.layers(model, stack), strict=True):
+        frozen += layer.parameters() if index in keys.freeze_layers else []
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+
+
 class _Trainer(Trainer):
     def __init__(self, model: PreTrainedModel, run: Run) -> None:
         self.run = run
+        self.offered = 0
         lengths = [len(row["input_ids"]) for row in columns(run.features, ["input_ids"])]
         self.sampler = LengthGrouped(lengths, run.keys.batch_size, run.seed)
-        if run.keys.freeze_embeddings:
-            places = tuple({path.partition(".")[0] for path in architecture_of(model.config).embeddings})
-            for name, parameter in model.base_model.named_parameters():
-                if name.startswith(places):
-                    parameter.requires_grad_(False)
+        freeze(model, run.keys)
         super().__init__(
             model=model,
             args=_arguments(run),
@@ -110,6 +147,8 @@ class _Trainer(Trainer):
             callbacks=[_Callback(run)],
         )
         self.model_accepts_loss_kwargs = False
+        self.hook = model.register_forward_hook(self._more_terms, with_kwargs=True)
+        self.best = Best(run.folder) if run.score and run.evaluate_every else None
         for callback in ("ProgressCallback", "PrinterCallback"):
             for have in list(self.callback_handler.callbacks):
                 if type(have).__name__ == callback:
@@ -119,43 +158,65 @@ class _Trainer(Trainer):
         return self.sampler
 
     def create_optimizer(self) -> torch.optim.Optimizer:
-        """AdamW in three kinds of groups: decayed weights, biases and norms, and a method's own parameters."""
+        """One in groups, with the method's."""
         groups = self.run.part.parameter_groups() if self.run.part else []
-        special = {id(p) for group in groups for p in group["params"]}
-        ordinary = [p for p in self.model.parameters() if p.requires_grad and id(p) not in special]
-        decayed = [p for p in ordinary if p.dim() > 1]
-        rest = [p for p in ordinary if p.dim() <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.run.keys.weight_decay},
-                {"params": rest, "weight_decay": 0.0},
-                *groups,
-            ],
-            lr=self.run.keys.learning_rate,
-            fused=True,
-        )
+        self.optimizer = make_optimizer(self.model, self.run.keys, groups)
+        self.accelerator.clip_grad_norm_ = clipping_the_rest(self.accelerator.clip_grad_norm_, groups)
         return self.optimizer
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The keys' schedule for every group but the steady ones."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        keep_steady(scheduler)
+        return scheduler
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """One micro-step; the method's schedule goes by optimiser steps."""
+        """One micro-step; the method's schedule and evaluations go by optimiser steps."""
+        step = self.state.global_step
+        if self.best and step and step != self.offered and step % self.run.evaluate_every == 0:
+            self.offer()
         if self.run.part:
-            self.run.part.before_step(self.state.global_step, self.state.max_steps)
+            self.run.part.before_step(step, self.state.max_steps)
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def offer(self) -> None:
+        """Rate the model as it is, and keep its state if it is the best one so far."""
+        assert self.best is not None
+        assert self.run.score is not None
+        self.offered = self.state.global_step
+        score = self.run.score()
+        if score is not None and self.best.beaten_by(score) and self.is_world_process_zero():
+            self.best.keep(self.model, score, self.offered)
+
+    def _more_terms(self, model: nn.Module, _args: Any, inputs: dict[str, Any], outputs: Any) -> None:
+        """The terms with parameters of their own: inside the forward pass, or several processes would miss them."""
+        if not model.training:
+            return
+        terms = [self.run.part.loss()] if self.run.part else []
+        if self.run.layers:
+            with self.accelerator.autocast():
+                distance = self.run.layers.loss(inputs, outputs["hidden_states"])
+            terms.append(self.run.layers.keys.layers * distance)
+        found = [term for term in terms if term is not None]
+        if found:
+            outputs["more_terms"] = torch.stack(found).sum()
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Any:
         """Labels' loss, distillation and the method's own term."""
         teacher = {k.removeprefix(PREFIX): inputs.pop(k) for k in list(inputs) if k.startswith(PREFIX)}
+        if self.run.layers:
+            inputs["output_hidden_states"] = True
         outputs = model(**inputs)
         loss = outputs["loss"]
         distill = self.run.keys.distill
         if distill and teacher:
             mask = inputs["attention_mask"].bool()
             soft = distillation_loss(outputs, teacher, mask, distill.temperature)
-            loss = distill.alpha * soft + (1 - distill.alpha) * loss
-        extra = self.run.part.loss() if self.run.part else None
-        loss = loss if extra is None else loss + extra
+            loss = distill.alpha * soft + (distill.rest * loss if distill.rest else 0)
+        if "more_terms" in outputs:
+            loss = loss + outputs["more_terms"]
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -197,7 +258,7 @@ def _arguments(run: Run) -> TrainingArguments:
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=keys.gradient_accumulation,
         learning_rate=keys.learning_rate,
-        lr_scheduler_type="linear",
+        lr_scheduler_type="linear" if keys.schedule == "linear" else "constant_with_warmup",
         warmup_steps=steps_of(keys.warmup, total),
         max_grad_norm=keys.max_grad_norm,
         bf16=keys.precision == "bf16",

@@ -44,17 +44,29 @@ def test_it_goes_on_where_it_stopped_and_makes_disturbed_ones_again(bench, monke
 
     def compare(models, kind, seed):
         asked.append((kind, seed))
-        return made(kind, seed, disturbance="another ran" if (kind, seed) == ("hog", 1) else None)
+        return made(kind, seed, disturbance="another ran" if seed == 1 else None)
 
     first = run(bench, monkeypatch, tmp_path / "out.json", compare)
     assert sorted(asked) == [("hog", 0), ("hog", 1), ("hog", 2), ("hog", 3), ("quiet", 0), ("quiet", 1)]
-    assert first["missing"] == {"hog": 1, "quiet": 0}
+    assert first["missing"] == {"hog": 0, "quiet": 1}, "beside a hog, more load only makes it harder"
     asked.clear()
     second = run(bench, monkeypatch, tmp_path / "out.json", compare)
-    assert asked == [("hog", 4)]
+    assert asked == [("quiet", 2)]
     assert second["missing"] == {"hog": 0, "quiet": 0}
     assert second["summary"]["hog"]["comparisons"] == 4
-    assert second["summary"]["hog"]["disturbed"] == 1
+    assert second["summary"]["quiet"]["comparisons"] == 2
+    assert [kind["disturbed"] for kind in second["summary"].values()] == [1, 1]
+
+
+def test_another_machine_adds_to_what_was_measured(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "WANTED", {"hog": 3, "quiet": 1})
+    run(bench, monkeypatch, tmp_path / "out.json", lambda models, kind, seed: made(kind, seed))
+    monkeypatch.setattr(bench, "WANTED", {"hog": 4, "quiet": 2})
+    monkeypatch.setattr(bench, "machine_key", lambda machine: "another")
+    found = run(bench, monkeypatch, tmp_path / "out.json", lambda models, kind, seed: made(kind, seed))
+    assert found["summary"]["hog"]["comparisons"] == 4
+    assert [kinds["hog"]["comparisons"] for kinds in found["by_machine"].values()] == [3, 1]
+    assert len(found["machines"]) == 2
 
 
 def test_other_settings_start_afresh(bench, monkeypatch, tmp_path):
@@ -81,7 +93,7 @@ def test_without_budget_nothing_is_measured_and_it_says_so(bench, monkeypatch, t
 )
 def test_what_passes(bench, intervals, passed):
     comparisons = [made("hog", seed, *interval) for seed, interval in enumerate(intervals)]
-    assert bench.summary({"comparisons": comparisons}, "hog")["passed"] is passed
+    assert bench.summary(comparisons, "hog")["passed"] is passed
 
 
 def test_the_hog_itself_is_no_disturbance(bench):

@@ -24,9 +24,14 @@ from compressor.onnx.graph import describe_graph
 from compressor.onnx.quantize import Scheme, quantize
 from compressor.onnx.runtime import OnnxModel
 from compressor.pruning.base import METHODS, method_class
+from compressor.pruning.cofi.fold import fold_gates
+from compressor.pruning.cofi.gates import LearnedGates
+from compressor.pruning.cofi.masking import Masking
 from compressor.pruning.fold import fold_constants, fold_dead_units
 from compressor.pruning.layer_drop import without
 from compressor.pruning.movement.masks import Masks
+from tests.pruning.gated import KINDS
+from tests.pruning.gated import scatter as scatter_gates
 from tests.pruning.masked import movement, scatter
 from tests.zoo import (
     CONFIGS,
@@ -116,8 +121,19 @@ def pruned_by_heads(model: Any, inputs: Any) -> tuple[torch.Tensor, Structure]:
         return logits(model, inputs), structure
 
 
+def pruned_by_cofi(model: Any, inputs: Any) -> tuple[torch.Tensor, Structure]:
+    """Random soft gates of all five kinds stand for learned ones."""
+    gates = LearnedGates(structure_of(model), KINDS, lambda _: 0.0, seed=0)
+    masking = Masking(model, gates)
+    scatter_gates(gates, seed=2)
+    gated, values = logits(model, inputs), gates.decided()
+    masking.remove()
+    return gated, fold_gates(model, values)
+
+
 PRUNED = {
     "movement": pruned_by_movement,
+    "cofi": pruned_by_cofi,
     "layer-drop": pruned_by_layer_drop,
     "greedy": pruned_by_layer_drop,
     "heads": pruned_by_heads,

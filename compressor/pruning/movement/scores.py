@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-BETA, LOW, HIGH = 2 / 3, -0.1, 1.1
-"""Temperature and stretch of the hard-concrete distribution."""
+from compressor.pruning.hard_concrete import noise_like, open_probability, sample, stretched
+
+NOISE_MARGIN = 1e-4
+"""How near the published uniform noise comes to 0 and 1."""
 
 
 def keep_largest(scores: Tensor, share: float) -> Tensor:
@@ -88,14 +90,13 @@ class HardConcrete(Scores):
 
     def draw(self, generator: torch.Generator) -> None:
         """Fresh noise, used until the next draw: all matrices that share scores must see the same."""
-        uniform = torch.rand(self.values.shape, generator=generator).clamp(1e-4, 1 - 1e-4)
-        self.noise = torch.logit(uniform).to(self.values)
+        self.noise = noise_like(self.values, generator, NOISE_MARGIN)
 
     def straight(self) -> Tensor:
         """The soft mask: its gradient goes on to the scores."""
-        noise = self.noise if self.training else None
-        logits = self.values if noise is None else (self.values + noise) / BETA
-        return (torch.sigmoid(logits) * (HIGH - LOW) + LOW).clamp(0, 1)
+        if self.training and self.noise is not None:
+            return sample(self.values, self.noise)
+        return stretched(torch.sigmoid(self.values))
 
     def mask(self) -> Tensor:
         """The soft mask, without gradient."""
@@ -103,7 +104,7 @@ class HardConcrete(Scores):
 
     def penalty(self) -> Tensor:
         """Mean probability that a mask is not zero."""
-        return torch.sigmoid(self.values - BETA * math.log(-LOW / HIGH)).mean()
+        return open_probability(self.values).mean()
 
 
 class Magnitudes(Scores):

@@ -1,14 +1,18 @@
 """XLNet's attention made of linear maps computes, learns and stores what transformers' does."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
+from compressor.benchmark.inputs import random_inputs
+from compressor.benchmark.sessions import open_session
 from compressor.models.architecture import prepared
 from compressor.models.xlnet import XLNetAttention
-from tests.zoo import HEAD_CLASSES, logits, padded_batch, tiny_config, tiny_model
+from compressor.onnx.export import export_onnx
+from tests.zoo import HEAD_CLASSES, VOCABULARY, logits, padded_batch, tiny_config, tiny_model
 
 
 def pair(task: str = "text-classification", **extra: object) -> tuple[transformers.PreTrainedModel, ...]:
@@ -68,6 +72,12 @@ def test_padding_on_the_left_changes_nothing() -> None:
     assert (
         logits(model, right) - logits(model, inputs)
     ).abs().max() > 1e-3  # the last token would be padding
+
+
+def test_ids_made_up_for_timing_fill_its_vocabulary(tmp_path: Path) -> None:
+    export_onnx(tiny_model("xlnet"), "text-classification", 18, tmp_path / "model.onnx")
+    inputs = random_inputs(open_session(tmp_path / "model.onnx", "cpu", 1), 2, 32, seed=0)
+    assert VOCABULARY / 2 < inputs["input_ids"].max() < VOCABULARY
 
 
 def test_it_gives_no_memories() -> None:

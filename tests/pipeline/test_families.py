@@ -103,7 +103,9 @@ def test_other_methods_where_the_layout_is_another(family: str, method: str, tmp
     assert len(pruned["structure"]["layers"]) == (1 if method == "greedy" else 2)
 
 
-def test_an_artifact_of_xlnet_says_how_it_is_fed(tmp_path: Path) -> None:
+def test_an_artifact_of_xlnet_says_how_it_is_fed_and_loads_with_optimum(tmp_path: Path) -> None:
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+
     run(tmp_path, "xlnet")
     artifact = tmp_path / "run" / "artifact"
     manifest = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
@@ -119,6 +121,9 @@ def test_an_artifact_of_xlnet_says_how_it_is_fed(tmp_path: Path) -> None:
     config = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
     assert not config["use_mems_eval"]
     assert not config["use_mems_train"]
+    model = ORTModelForSequenceClassification.from_pretrained(artifact)
+    answers = model(**tokenizer(["red and green paint", "one two three"], return_tensors="pt", padding=True))
+    assert [model.config.id2label[int(i)] for i in answers.logits.argmax(-1)] == ["colours", "numbers"]
 
 
 @pytest.mark.parametrize("method", ["heads", "movement"])

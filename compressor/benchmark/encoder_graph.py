@@ -39,9 +39,13 @@ class Pattern:
     classifier: Literal["tanh", "gelu", "relu"] = "tanh"
 
 
+ROBERTA = Pattern(positions_counted=True, types="zeros")
+
 PATTERNS = {
     "bert": Pattern(),
-    "roberta": Pattern(positions_counted=True, types="zeros"),
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "camembert": ROBERTA,
     "electra": Pattern(attention="eager", classifier="gelu"),
     "distilbert": Pattern(length_from="words", types=None, classifier="relu"),
 }

@@ -48,7 +48,7 @@ class RelativeAttention(nn.Module):
         """
         q = self.q(h)
         k, v = self._by_head(self.k(h)), self._by_head(self.v(h))
-        far = self._by_head(self.r(positions).transpose(0, 1))
+        far = self._by_head(self.r(positions.to(h.dtype)).transpose(0, 1))  # they are made in float32
         scores = self._queries(q, "r_w_bias") @ k.transpose(2, 3)
         distances = self._queries(q, "r_r_bias") @ far.transpose(2, 3)
         scores = scores + XLNetRelativeAttention.rel_shift_bnij(distances, klen=scores.shape[3])

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from compressor.errors import GateError
 from compressor.models.parity import largest_difference, real_positions, torch_outputs, varied_inputs
+from compressor.onnx.graph import read_weights_directly
 from compressor.onnx.runtime import OnnxModel
 
 
@@ -41,6 +42,7 @@ def export_onnx(model: PreTrainedModel, task: str, opset: int, target: Path) -> 
         warnings.simplefilter("ignore")
         logging.getLogger("optimum").setLevel(logging.ERROR)
         optimum_export(model, constructor(model.config, task=task), target, opset=opset)
+    read_weights_directly(target)
 
 
 def parity(model: PreTrainedModel, path: Path) -> dict[str, Any]:

@@ -50,6 +50,28 @@ def matching_nodes(path: Path, patterns: Sequence[str]) -> list[str]:
     return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
+def read_weights_directly(path: Path) -> None:
+    """Let every node read stored tensors themselves, not copies made by `Identity`, in place.
+
+    So the exporter lets several nodes share a tensor; quantization takes a copy for no weight and passes over it.
+    """
+    model = onnx.load(str(path), load_external_data=False)
+    graph = model.graph
+    stored = {tensor.name: tensor.name for tensor in graph.initializer}
+    results = {output.name for output in graph.output}
+    kept = []
+    for node in graph.node:
+        node.input[:] = [stored.get(name, name) for name in node.input]
+        if node.op_type == "Identity" and node.input[0] in stored and node.output[0] not in results:
+            stored[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    if len(kept) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(kept)
+        onnx.save(model, str(path))
+
+
 def file_bytes(path: Path) -> int:
     """Size of the file and of its external data."""
     return sum(p.stat().st_size for p in path.parent.glob(f"{path.name}*") if p.is_file())

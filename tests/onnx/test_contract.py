@@ -205,6 +205,24 @@ def test_a_model_left_in_training_mode_exports_without_dropout(tmp_path: Path) -
     assert parity(model.eval(), tmp_path / "model.onnx")["max_abs_error"] < 1e-4
 
 
+def test_every_application_of_a_shared_layer_becomes_int8_and_its_weights_are_stored_once(
+    tmp_path: Path,
+) -> None:
+    files = {}
+    for layers in (2, 4):
+        files[layers] = tmp_path / f"{layers}.onnx"
+        export_onnx(
+            tiny_model("albert", num_hidden_layers=layers), "text-classification", 18, tmp_path / "fp32.onnx"
+        )
+        quantize(tmp_path / "fp32.onnx", files[layers], Scheme())
+    found = {layers: describe_graph(file) for layers, file in files.items()}
+    assert [found[layers]["operators"]["MatMulInteger"] for layers in (2, 4)] == [
+        1 + 6 * 2 + 2,
+        1 + 6 * 4 + 2,
+    ]
+    assert found[4]["elements"] == pytest.approx(found[2]["elements"], rel=0.01)
+
+
 @pytest.mark.parametrize("family", CONFIGS)
 def test_dynamic_int8_is_close_and_smaller(family: str, tmp_path: Path) -> None:
     model = tiny_model(family)

@@ -19,8 +19,7 @@ from tests.pipeline.served import serve
 RECIPE = """
 name: tiny
 model:
-  config: {{model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32,
-           max_position_embeddings: 40}}
+  config: {config}
   tokenizer: {{train: wordpiece, vocab_size: 300}}
 task:
   type: {type}
@@ -36,6 +35,9 @@ stages:
 benchmark: {{threads: [1], sequence_lengths: [16], seconds: 0.02, processes: 3}}
 gates: {{min_agreement: 0.0}}
 """
+BERT = """{model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32,
+           max_position_embeddings: 40}"""
+XLNET = "{model_type: xlnet, d_model: 32, n_layer: 1, n_head: 2, d_inner: 32}"  # padded on the left
 NAMES, OTHERS = ["ada", "bo", "cy"], ["runs", "and", "sees", "the", "red", "dog"]
 Row = dict[str, Any]
 
@@ -65,14 +67,16 @@ def asked(dice: random.Random) -> Row:
     return {"question": "who runs", "context": " ".join([*before, name, *after]), "answers": answers}
 
 
-def run(folder: Path, kind: str, row: Callable[[random.Random], Row], epochs: int) -> dict[str, Any]:
+def run(
+    folder: Path, config: str, kind: str, row: Callable[[random.Random], Row], epochs: int
+) -> dict[str, Any]:
     """The results of a run on rows made by `row`; every artifact of it must verify."""
     dice = random.Random(1)
     for split, count in (("train", 240), ("validation", 40)):
         lines = [json.dumps(row(dice)) + "\n" for _ in range(count)]
         (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     recipe = folder / "recipe.yaml"
-    recipe.write_text(RECIPE.format(type=kind, folder=folder, epochs=epochs), encoding="utf-8")
+    recipe.write_text(RECIPE.format(config=config, type=kind, folder=folder, epochs=epochs), encoding="utf-8")
     assert main(["run", str(recipe), "--output", str(folder / "run")]) == 0
     results: dict[str, Any] = json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
     for variant in results["variants"]:
@@ -81,17 +85,19 @@ def run(folder: Path, kind: str, row: Callable[[random.Random], Row], epochs: in
 
 
 TASKS = {
-    "token-classification": ("token-classification", tagged, 2, "f1"),
-    "regression": ("text-classification", scored, 12, "pearson"),
-    "question-answering": ("question-answering", asked, 4, "f1"),
+    "token-classification": (BERT, "token-classification", tagged, 2, "f1"),
+    "regression": (BERT, "text-classification", scored, 12, "pearson"),
+    "question-answering": (BERT, "question-answering", asked, 4, "f1"),
+    "token-classification-xlnet": (XLNET, "token-classification", tagged, 2, "f1"),
+    "question-answering-xlnet": (XLNET, "question-answering", asked, 4, "f1"),
 }
 
 
-@pytest.mark.parametrize(("kind", "row", "epochs", "metric"), TASKS.values(), ids=list(TASKS))
+@pytest.mark.parametrize(("config", "kind", "row", "epochs", "metric"), TASKS.values(), ids=list(TASKS))
 def test_a_whole_run(
-    tmp_path: Path, kind: str, row: Callable[[random.Random], Row], epochs: int, metric: str
+    tmp_path: Path, config: str, kind: str, row: Callable[[random.Random], Row], epochs: int, metric: str
 ) -> None:
-    results = run(tmp_path, kind, row, epochs)
+    results = run(tmp_path, config, kind, row, epochs)
     dense = results["variants"]["dense_fp32"]["metric"]
     assert dense["name"] == metric
     assert dense["value"] > 0.8

@@ -24,7 +24,8 @@ def fold_gates(model: PreTrainedModel, values: Values) -> Structure:
     architecture = architecture_of(model.config)
     embeddings, *norms = hidden_writers(model)
     for writer in (embeddings, *norms):
-        _scale(writer, values.hidden)
+        if not isinstance(writer, nn.Embedding):
+            _scale(writer, values.hidden)
     if not isinstance(embeddings, nn.Linear):
         for path in architecture.embeddings:
             table: Any = model.base_model.get_submodule(path)

@@ -80,8 +80,11 @@ class Masking:
         self.now = self.gates.values()
 
     def _hold_embeddings(self, writer: nn.Module) -> None:
-        """The embeddings' norm, before and after it; or the projection to the hidden width, where there is one."""
-        if not isinstance(writer, nn.Linear):
+        """The embeddings' norm, before and after it; or the projection to the hidden width, where there is one.
+
+        Embeddings without either are gated themselves.
+        """
+        if not isinstance(writer, nn.Linear | nn.Embedding):
             self._on(writer.register_forward_pre_hook(lambda _, args: (args[0] * self.now.hidden, *args[1:])))
         self._on(writer.register_forward_hook(lambda module, args, out: self._narrow(module, args[0], out)))
 

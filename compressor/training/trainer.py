@@ -118,6 +118,8 @@ def newest_checkpoint(folder: Path) -> str | None:
 
 def freeze(model: PreTrainedModel, keys: TrainingKeys) -> None:
     """Keep the embeddings and the layers that `keys` names from being trained; layers that are gone need no care."""
+    if not (keys.freeze_embeddings or keys.freeze_layers):
+        return
     frozen: list[nn.Parameter] = []
     architecture = architecture_of(model.config)
     if keys.freeze_embeddings:

@@ -143,15 +143,15 @@ class _Trainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Any:
-        """Labels' loss, distillation and the method's own term."""
+        """Labels' loss (where there are labels), distillation and the method's own term."""
         teacher = {k.removeprefix(PREFIX): inputs.pop(k) for k in list(inputs) if k.startswith(PREFIX)}
         outputs = model(**inputs)
-        loss = outputs["loss"]
+        loss = outputs.get("loss")
         distill = self.run.keys.distill
         if distill and teacher:
             mask = inputs["attention_mask"].bool()
             soft = distillation_loss(outputs, teacher, mask, distill.temperature)
-            loss = distill.alpha * soft + (1 - distill.alpha) * loss
+            loss = soft if loss is None else distill.alpha * soft + (1 - distill.alpha) * loss
         extra = self.run.part.loss() if self.run.part else None
         loss = loss if extra is None else loss + extra
         return (loss, outputs) if return_outputs else loss

@@ -292,12 +292,7 @@ def head_fits(config: PretrainedConfig, auto_class: str, model_config: Mapping[s
         UserError: the same labels in another order, embeddings pooled in another way, or a pruned model (which gets
             no new head) of another task.
     """
-    have, wanted = getattr(config, EMBEDDING, None), model_config.get(EMBEDDING)
-    if have and wanted and have != wanted:
-        raise UserError(
-            f"the checkpoint's embeddings are made with {_said(have)}, the recipe says {_said(wanted)}: set task.pooling "
-            "and task.normalize as the checkpoint has them"
-        )
+    same_embeddings(getattr(config, EMBEDDING, None), model_config)
     fits = has_head(config, auto_class) and _labels_fit(config, model_config)
     if not fits and getattr(config, "compressor", None):
         raise UserError(
@@ -305,6 +300,16 @@ def head_fits(config: PretrainedConfig, auto_class: str, model_config: Mapping[s
             f"{list(config.id2label.values())}, which is not the recipe's task; start from a dense model"
         )
     return fits
+
+
+def same_embeddings(have: Mapping[str, Any] | None, model_config: Mapping[str, Any]) -> None:
+    """Raise UserError where a checkpoint is known to pool in another way than the recipe."""
+    wanted = model_config.get(EMBEDDING)
+    if have and wanted and have != wanted:
+        raise UserError(
+            f"the checkpoint's embeddings are made with {_said(have)}, the recipe says {_said(wanted)}: set "
+            "task.pooling and task.normalize as the checkpoint has them"
+        )
 
 
 def _said(keys: Mapping[str, Any]) -> str:

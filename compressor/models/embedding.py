@@ -1,8 +1,9 @@
-"""Encoders that give one vector a text: pooling and normalisation are part of the model, so its graph has them too."""
+"""Encoders that give one vector a text: pooling and normalisation are part of the model, and so of its graph."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,10 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, cached_file
 
+from compressor.errors import UserError
+from compressor.files import read_json
 from compressor.models.architecture import ARCHITECTURES, Architecture
+from compressor.models.source import HubModel, ModelSource, describe, folder_of
 
+POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+"""What sentence-transformers calls our ways to pool, in its files."""
 EMBEDDING = "sentence_embedding"
 """Name of the output, as serving stacks expect it, and of the config's key that says how it is made:
 `{"pooling": "mean" | "cls", "normalize": bool}`."""
@@ -86,13 +92,45 @@ def mean_of_tokens(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def embedding_loss(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Mean over texts of the squared distance to a target vector, both (batch, hidden), in units of its length squared.
+    """Mean over texts of the squared distance to a target, both (batch, hidden), in units of its length squared.
 
     The mean squared error of Reimers and Gurevych ("Making Monolingual Sentence Embeddings Multilingual using
     Knowledge Distillation", 2020, equation 1), in units that do not change with width or length: for vectors of
     length 1 it is 2 - 2 cos, between 0 and 4, of the size of a classifier's loss.
     """
     return ((ours - theirs).square().sum(dim=-1) / theirs.square().sum(dim=-1).clamp(min=1e-12)).mean()
+
+
+def stated(source: ModelSource) -> dict[str, Any] | None:
+    """How a sentence-transformers model makes its vectors, by its own files; `None` where it has none at hand.
+
+    Raises:
+        UserError: by more than pooling by mean or first token and normalisation.
+    """
+    modules = _file(source, "modules.json")
+    if modules is None:
+        return None
+    kinds = {row["type"].rpartition(".")[2]: row["path"] for row in modules}
+    pooling = _file(source, f"{kinds.get('Pooling')}/config.json") or {}
+    modes = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value is True]
+    if set(kinds) - {"Transformer", "Pooling", "Normalize"} or len(modes) > 1 or set(modes) - set(POOLINGS):
+        raise UserError(
+            f"'{describe(source)}' makes its embeddings by {', '.join([*kinds, *modes])}; only pooling by mean or cls "
+            "and normalisation can be kept here"
+        )
+    return {"pooling": POOLINGS[modes[0]], "normalize": "Normalize" in kinds} if modes else None
+
+
+def _file(source: ModelSource, name: str) -> Any:
+    """A JSON file that comes with a model, or `None`."""
+    folder = folder_of(source)
+    if folder is not None:
+        return read_json(folder / name) if (folder / name).is_file() else None
+    model, revision = (source.id, source.revision) if isinstance(source, HubModel) else (source, None)
+    try:
+        return read_json(Path(cached_file(model, name, revision=revision)))
+    except OSError:
+        return None
 
 
 def _is_encoder(architecture: Architecture) -> bool:
@@ -106,7 +144,7 @@ def _embedder(config_class: type) -> type:
     return type(name, (Embedder, encoder.__base__), {"encoder_class": encoder, "__module__": __name__})
 
 
-class AutoModelForSentenceEmbedding(_BaseAutoModelClass):  # type: ignore[misc]
+class AutoModelForSentenceEmbedding(_BaseAutoModelClass):
     """Opens an encoder of any family here with its vectors pooled as the config says."""
 
     _model_mapping = {

@@ -37,9 +37,7 @@ def varied_inputs(config: PretrainedConfig, seed: int = 0) -> Iterator[dict[str,
         yield {name: every[name].astype(np.int64) for name in names}
 
 
-def real_positions(
-    name: str, values: NDArray[np.float32], mask: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def real_positions(name: str, values: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.float32]:
     """Values of real tokens only, where the output of that name is per token; else all."""
     per_token = has_tokens(name, values[0]) and values.shape[:2] == mask.shape
     return values[mask == 1] if per_token else values

@@ -49,7 +49,11 @@ def refuse(call: Call, folder: Path, recipe: str, *words: str) -> None:
     ("old", "new", "words"),
     [
         (f", {DISTILL}", "", ("stages.finetune.distill", "teacher's embeddings", "{teacher: model}")),
-        ("er: model}", "er: model, alpha: 0.5}", ("stages.finetune.distill.alpha", "is for tasks with labels")),
+        (
+            "er: model}",
+            "er: model, alpha: 0.5}",
+            ("stages.finetune.distill.alpha", "is for tasks with labels"),
+        ),
         ("method: layer-drop, drop: 1", "method: greedy, drop: 1", ("stages.prune.distill", "no labels")),
         ("./model", "{config: {model_type: bert}}", ("keeps the embeddings of a model that exists",)),
         ("er: model}", "er: {model: ./wide}}", ("gives vectors of 96 numbers, the model of",)),

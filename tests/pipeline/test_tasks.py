@@ -193,9 +193,7 @@ def assert_optimum_agrees(artifact: Path) -> None:
     model = ORTModelForCustomTasks.from_pretrained(artifact)
     inputs = AutoTokenizer.from_pretrained(artifact)("ada runs", return_tensors="pt")
     (answer,) = serve(artifact, [{"text": "ada runs"}])
-    np.testing.assert_allclose(
-        model(**inputs).sentence_embedding[0].numpy(), answer["embedding"], atol=1e-6
-    )
+    np.testing.assert_allclose(model(**inputs).sentence_embedding[0].numpy(), answer["embedding"], atol=1e-6)
 
 
 def assert_the_card_s_example_runs(artifact: Path) -> None:

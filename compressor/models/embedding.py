@@ -116,8 +116,8 @@ def stated(source: ModelSource) -> dict[str, Any] | None:
     if set(kinds) - {"Transformer", "Pooling", "Normalize"} or len(modes) > 1 or set(modes) - set(POOLINGS):
         made = ", ".join([*kinds, *modes])
         raise UserError(
-            f"'{describe(source)}' makes its embeddings by {made}; only pooling by mean or cls and normalisation can be "
-            "kept here"
+            f"'{describe(source)}' makes its embeddings by {made}; only pooling by mean or cls and normalisation "
+            "can be kept here"
         )
     return {"pooling": POOLINGS[modes[0]], "normalize": "Normalize" in kinds} if modes else None
 

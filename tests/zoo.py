@@ -60,6 +60,13 @@ def tiny_model(
     return model.eval()
 
 
+def plain_encoder(family: str) -> PreTrainedModel:
+    """The encoder of a random embedding model, which knows nothing of pooling."""
+    model = tiny_model(family, "feature-extraction").base_model
+    del model.config.sentence_embedding
+    return model
+
+
 def padded_batch(family: str, batch: int = 3, length: int = 11, seed: int = 0) -> dict[str, torch.Tensor]:
     """Random ids with every row but the first padded at its end."""
     torch.manual_seed(seed)

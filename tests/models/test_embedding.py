@@ -19,7 +19,7 @@ from compressor.models.structure import Structure
 from compressor.onnx.export import export_onnx, parity
 from compressor.onnx.quantize import Scheme, quantize
 from compressor.onnx.runtime import OnnxModel
-from tests.zoo import CONFIGS, HIDDEN, MEAN, padded_batch, tiny_model
+from tests.zoo import CONFIGS, HIDDEN, MEAN, padded_batch, plain_encoder, tiny_model
 
 AUTO = "AutoModelForSentenceEmbedding"
 WAYS = [{"pooling": pooling, "normalize": normal} for pooling in ("mean", "cls") for normal in (True, False)]
@@ -34,7 +34,7 @@ def embeddings(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_plain_encoder_s_states_are_pooled(tmp_path: Path, family: str, way: dict[str, Any]) -> None:
-    tiny_model(family, "feature-extraction").base_model.save_pretrained(tmp_path)
+    plain_encoder(family).save_pretrained(tmp_path)
     model, trained = checkpoint.open_source(str(tmp_path), AUTO, {"sentence_embedding": way})
     assert trained
     inputs = padded_batch(family)
@@ -51,7 +51,7 @@ def test_a_plain_encoder_s_states_are_pooled(tmp_path: Path, family: str, way: d
 def test_every_way_to_pool_is_in_the_graph(tmp_path: Path, way: dict[str, Any]) -> None:
     model = tiny_model("bert", "feature-extraction", sentence_embedding=way)
     export_onnx(model, "feature-extraction", 18, tmp_path / "model.onnx")
-    assert parity(model, tmp_path / "model.onnx")["max_abs_error"] < 1e-5
+    assert parity(model, tmp_path / "model.onnx")["max_abs_error"] < 1e-4
     graph = OnnxModel(tmp_path / "model.onnx")
     assert graph.inputs == ["input_ids", "attention_mask", "token_type_ids"]
     assert [(o.name, o.shape) for o in graph.session.get_outputs()] == [
@@ -61,7 +61,7 @@ def test_every_way_to_pool_is_in_the_graph(tmp_path: Path, way: dict[str, Any]) 
     inputs = {name: values.numpy() for name, values in padded_batch("bert").items()}
     one, other = (m(inputs)["sentence_embedding"] for m in (graph, OnnxModel(tmp_path / "int8.onnx")))
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    assert ((one * other).sum(axis=1) / lengths).min() > 0.95
+    assert ((one * other).sum(axis=1) / lengths).min() > 0.9
 
 
 def test_padding_takes_no_part() -> None:

@@ -57,7 +57,7 @@ def test_stsb_without_labels(data):
     task = get_task("feature-extraction").load(TaskKeys(type="feature-extraction", dataset=files), 42)
     assert counts(task) == (5174, 575, 1500)
     assert task.primary == "spearman"
-    assert 0.6 < task.reference_points()["bag_of_words"] < 0.75
+    assert 0.55 < task.reference_points()["bag_of_words"] < 0.8
 
 
 def squad(data, validation):

@@ -112,7 +112,7 @@ def test_embeddings_are_learned_without_labels(tmp_path: Path) -> None:
     distill = Distill(teacher="t")
     log = train(model, run_of(tmp_path, features, epochs=20.0, distill=distill, teacher=wanted))
     assert log[-1]["loss"] < log[0]["loss"] / 2
-    assert cosine() > max(0.8, before)
+    assert cosine() > before + 0.3
 
 
 def test_outputs_come_back_in_order_and_from_disk(tmp_path: Path) -> None:

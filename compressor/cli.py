@@ -258,7 +258,10 @@ def recipes() -> None:
 def new(
     model: Annotated[str, typer.Option(help="hub id or folder of the model")],
     task: Annotated[
-        str, typer.Option(help="text-classification, token-classification or question-answering")
+        str,
+        typer.Option(
+            help="text-classification, token-classification, question-answering or feature-extraction"
+        ),
     ],
     target: Annotated[Path, typer.Argument(metavar="RECIPE", help="the file to write")] = Path("recipe.yaml"),
 ) -> None:

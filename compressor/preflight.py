@@ -35,6 +35,8 @@ def check_everything(project: Project) -> None:
     check_machine(project)
     config = checkpoint.peek(project.recipe.model)
     check_cut(project.recipe.model, config)
+    if project.recipe.task.type == "feature-extraction":
+        check_embeddings(project, config)
     stages = project.recipe.stages
     teachers = {name: checkpoint.peek(name) for stage in stages if (name := outside_teacher(stage))}
     for stage in stages:
@@ -71,6 +73,31 @@ def check_cut(source: ModelSource, config: PretrainedConfig) -> None:
             f"the model '{describe(source)}' is pruned but not sliced yet: name the folder of a `slice` stage after "
             "it, or a dense model"
         )
+
+
+def check_embeddings(project: Project, config: PretrainedConfig) -> None:
+    """The model is an encoder that exists, and makes vectors of texts as the recipe says."""
+    from compressor.models import checkpoint
+    from compressor.models.embedding import AutoModelForSentenceEmbedding, stated
+
+    source = project.recipe.model
+    if isinstance(source, NewModel):
+        raise UserError(
+            "feature-extraction keeps the embeddings of a model that exists: name a folder or a hub id"
+        )
+    if type(config) not in AutoModelForSentenceEmbedding._model_mapping:
+        raise UserError(f"feature-extraction is for encoders; a {config.model_type} model is none")
+    wanted = project.data.task.model_config()
+    checkpoint.same_embeddings(stated(source), wanted)
+    for stage in project.recipe.stages:
+        if name := outside_teacher(stage):
+            width = checkpoint.peek(name).hidden_size
+            if width != config.hidden_size:
+                raise UserError(
+                    f"the teacher '{name}' gives vectors of {width} numbers, the model of {config.hidden_size}: they "
+                    "cannot be compared"
+                )
+            checkpoint.same_embeddings(stated(name), wanted)
 
 
 def check_machine(project: Project) -> None:

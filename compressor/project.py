@@ -38,7 +38,7 @@ class Project:
     @cached_property
     def data(self) -> Data:
         """The task and its data, read once."""
-        return Data(self.recipe.task, self.recipe.seed)
+        return Data(self.recipe.task, self.recipe.seed, self.recipe.model)
 
     @cached_property
     def chain(self) -> Chain:

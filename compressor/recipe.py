@@ -21,7 +21,7 @@ from compressor.stages.base import TEACHER, Stage
 from compressor.stages.chain import STAGES, Outline, Problem, build_chain, check_order, stage_ids
 from compressor.stages.prune import Prune
 from compressor.stages.release import UNJUDGED, GateKeys, Limit, cell_of, judged
-from compressor.tasks.schema import TaskKeys
+from compressor.tasks.schema import UNLABELLED, TaskKeys
 from compressor.yamlfile import Document, parse_value, read_yaml
 
 
@@ -231,6 +231,8 @@ def check_references(recipe: Recipe) -> Iterator[Problem]:
         if pruner.needs_target and recipe.target is None:
             goals = " or ".join(sorted(pruner.targets))
             yield ("target",), f"is missing: {pruner.method} needs a {goals} to aim at"
+    if recipe.task.type in UNLABELLED:
+        yield from _check_teachers(recipe)
     chain = build_chain(recipe.stages, recipe.baseline)
     timed = {gate: getattr(recipe.gates, gate) for gate in ("min_speedup", "max_latency_ms")}
     limits = {gate: limit for gate, limit in timed.items() if isinstance(limit, Limit)}
@@ -249,6 +251,20 @@ def check_references(recipe: Recipe) -> Iterator[Problem]:
     for gate, judges in judged(recipe.gates, recipe.release, chain.final, chain.variants).items():
         if not judges:
             yield ("gates", gate), UNJUDGED[gate]
+
+
+def _check_teachers(recipe: Recipe) -> Iterator[Problem]:
+    """Every training has a teacher, and nothing is said about labels."""
+    for number, stage in enumerate(recipe.stages):
+        at, training = ("stages", number, stage.verb, TEACHER[0]), stage.training
+        if training and training.distill is None:
+            yield (
+                at,
+                f"{recipe.task.type} has no labels, a teacher's embeddings are learned: {{teacher: model}}",
+            )
+        for key in ("alpha", "temperature"):
+            if training and training.distill and key in training.distill.model_fields_set:
+                yield (*at, key), f"is for tasks with labels; {recipe.task.type} has none: leave it out"
 
 
 def _among(names: Sequence[str]) -> str:

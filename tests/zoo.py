@@ -7,6 +7,8 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.models.architecture import architecture_of, prepared
+from compressor.models.checkpoint import class_named
+from compressor.models.outputs import has_tokens
 from compressor.models.structure import Structure, SubLayer
 
 HIDDEN, HEADS, FFN, LAYERS, VOCABULARY = 48, 4, 40, 3, 100
@@ -28,7 +30,9 @@ HEAD_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
     "question-answering": "AutoModelForQuestionAnswering",
+    "feature-extraction": "AutoModelForSentenceEmbedding",
 }
+MEAN = {"pooling": "mean", "normalize": True}
 
 
 def tiny_config(family: str, **extra: object) -> PretrainedConfig:
@@ -55,7 +59,8 @@ def tiny_model(
 ) -> PreTrainedModel:
     """A random model in eval mode; biases and norms are random too, so that nothing hides in zeros."""
     torch.manual_seed(seed)
-    model = prepared(getattr(transformers, HEAD_CLASSES[task]).from_config(tiny_config(family, **extra)))
+    extra = ({"sentence_embedding": MEAN} if task == "feature-extraction" else {}) | extra
+    model = prepared(class_named(HEAD_CLASSES[task]).from_config(tiny_config(family, **extra)))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
@@ -64,6 +69,13 @@ def tiny_model(
         else:
             torch.nn.init.normal_(parameter, std=0.15)
     return model.eval()
+
+
+def plain_encoder(family: str) -> PreTrainedModel:
+    """The encoder of a random embedding model, which knows nothing of pooling."""
+    model = tiny_model(family, "feature-extraction").base_model
+    del model.config.sentence_embedding
+    return model
 
 
 def padded_batch(family: str, batch: int = 3, length: int = 11, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -109,12 +121,11 @@ def random_structure(dense: Structure, seed: int, hidden: bool = False) -> Struc
 
 
 def logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """All logits of the real tokens, stacked."""
+    """All logits of the real tokens (or embeddings of texts), stacked."""
     with torch.no_grad():
         output = model(**inputs)
-    parts = [output.logits] if "logits" in output else [output.start_logits, output.end_logits]
     flat = []
-    for part in parts:
-        per_token = part.shape[:2] == inputs["input_ids"].shape
+    for name, part in output.items():
+        per_token = has_tokens(name, part[0])
         flat.append(part[inputs["attention_mask"].bool()] if per_token else part)
     return torch.cat([f.flatten() for f in flat])

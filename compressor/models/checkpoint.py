@@ -23,6 +23,7 @@ from transformers.modeling_utils import no_init_weights
 from compressor.errors import CompressorError, UserError
 from compressor.files import disk_is_full
 from compressor.models.architecture import ARCHITECTURES, architecture_of, prepared
+from compressor.models.embedding import CLASSES, EMBEDDING
 from compressor.models.gates import Gates
 from compressor.models.norms import KEY, replace_norms, without_statistics
 from compressor.models.slicing import cut
@@ -105,7 +106,7 @@ def open_source(
     Raises:
         UserError: it cannot be had, or its head has other labels than the task.
     """
-    loader = getattr(transformers, auto_class)
+    loader = class_named(auto_class)
     if isinstance(source, NewModel):
         config = config_from(source, model_config)
         return prepared(loader.from_config(config)).eval(), False
@@ -161,8 +162,15 @@ def peek(source: Any, offline: bool = False) -> PretrainedConfig:
 
 def has_head(config: PretrainedConfig, auto_class: str) -> bool:
     """Whether a checkpoint with this config was saved with a head of that kind."""
-    expected = getattr(transformers, auto_class)._model_mapping.get(type(config), None)
+    expected = class_named(auto_class)._model_mapping.get(type(config), None)
+    if auto_class in CLASSES and not getattr(config, "compressor", None):
+        return expected is not None  # pooling has no weights: every encoder brings all that it needs
     return getattr(expected, "__name__", "") in (config.architectures or [])
+
+
+def class_named(name: str) -> Any:
+    """A class of transformers, or of ours where it has none; `None` where there is neither."""
+    return getattr(transformers, name, None) or CLASSES.get(name)
 
 
 def config_from(source: NewModel, model_config: Mapping[str, Any]) -> PretrainedConfig:
@@ -263,9 +271,9 @@ def _weight_files(folder: Path) -> list[Path]:
 def _skeleton(config: PretrainedConfig, auto_class: str | None) -> PreTrainedModel:
     architecture_of(config)
     if auto_class:
-        return prepared(getattr(transformers, auto_class).from_config(config))
+        return prepared(class_named(auto_class).from_config(config))
     name = (config.architectures or [""])[0]
-    model_class = getattr(transformers, name, None)
+    model_class = class_named(name)
     if model_class is None:
         raise UserError(f"config.json names the class '{name}', which transformers does not have")
     return prepared(model_class(config))
@@ -281,8 +289,10 @@ def head_fits(config: PretrainedConfig, auto_class: str, model_config: Mapping[s
     """Whether the checkpoint has a head of this kind, for these labels.
 
     Raises:
-        UserError: the same labels in another order, or a pruned model (which gets no new head) of another task.
+        UserError: the same labels in another order, embeddings pooled in another way, or a pruned model (which gets
+            no new head) of another task.
     """
+    same_embeddings(getattr(config, EMBEDDING, None), model_config)
     fits = has_head(config, auto_class) and _labels_fit(config, model_config)
     if not fits and getattr(config, "compressor", None):
         raise UserError(
@@ -290,6 +300,20 @@ def head_fits(config: PretrainedConfig, auto_class: str, model_config: Mapping[s
             f"{list(config.id2label.values())}, which is not the recipe's task; start from a dense model"
         )
     return fits
+
+
+def same_embeddings(have: Mapping[str, Any] | None, model_config: Mapping[str, Any]) -> None:
+    """Raise UserError where a checkpoint is known to pool in another way than the recipe."""
+    wanted = model_config.get(EMBEDDING)
+    if have and wanted and have != wanted:
+        raise UserError(
+            f"the checkpoint's embeddings are made with {_said(have)}, the recipe says {_said(wanted)}: set "
+            "task.pooling and task.normalize as the checkpoint has them"
+        )
+
+
+def _said(keys: Mapping[str, Any]) -> str:
+    return f"pooling {keys['pooling']}, normalize {str(keys['normalize']).lower()}"
 
 
 def _labels_fit(config: PretrainedConfig, model_config: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from compressor.files import appearing
 from compressor.models.architecture import architecture_of
+from compressor.models.embedding import EMBEDDING
 from compressor.schema import Progress
 
 Array = NDArray[Any]
@@ -29,8 +30,8 @@ MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
 def has_tokens(name: str, one: Array | Tensor) -> bool:
-    """Whether a feature's output has a token axis: all have one but the logits (labels,) of a whole text."""
-    return one.ndim == 2 or name != "logits"
+    """Whether a feature's output has a token axis: all have but the logits (labels,) and the embedding of a text."""
+    return one.ndim == 2 or name not in ("logits", EMBEDDING)
 
 
 def columns(features: Features, names: Iterable[str]) -> list[dict[str, Any]]:

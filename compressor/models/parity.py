@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import GateError
 from compressor.models.architecture import architecture_of
+from compressor.models.outputs import has_tokens
 
 SHAPES = ((1, 1), (1, 7), (2, 16), (3, 33), (8, 24), (1, 64))
 TOLERANCE = 1e-4
@@ -37,9 +38,10 @@ def varied_inputs(config: PretrainedConfig, seed: int = 0) -> Iterator[dict[str,
         yield {name: every[name].astype(np.int64) for name in architecture.inputs}
 
 
-def real_positions(values: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Values of real tokens only, where values are per token; else all."""
-    return values[mask == 1] if values.shape[:2] == mask.shape else values
+def real_positions(name: str, values: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Values of real tokens only, where the output of that name is per token; else all."""
+    per_token = has_tokens(name, values[0]) and values.shape[:2] == mask.shape
+    return values[mask == 1] if per_token else values
 
 
 @torch.inference_mode()
@@ -73,7 +75,7 @@ def same_function(one: PreTrainedModel, other: PreTrainedModel) -> float:
         theirs = torch_outputs(other, inputs)
         for name, values in torch_outputs(one, inputs).items():
             mask = inputs["attention_mask"]
-            error = largest_difference(real_positions(values, mask), real_positions(theirs[name], mask))
+            error = largest_difference(*(real_positions(name, one, mask) for one in (values, theirs[name])))
             worst = max(worst, error)
     if not worst <= TOLERANCE:
         raise GateError(

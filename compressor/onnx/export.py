@@ -17,6 +17,7 @@ from optimum.exporters.tasks import TasksManager
 from transformers import PreTrainedModel
 
 from compressor.errors import GateError
+from compressor.models.embedding import EMBEDDING, Embedder
 from compressor.models.parity import largest_difference, real_positions, torch_outputs, varied_inputs
 from compressor.onnx.graph import read_weights_directly
 from compressor.onnx.runtime import OnnxModel
@@ -38,11 +39,22 @@ def export_onnx(model: PreTrainedModel, task: str, opset: int, target: Path) -> 
     constructor = TasksManager.get_exporter_config_constructor(
         "onnx", model_type=model.config.model_type, task=task, library_name="transformers"
     )
+    config = constructor(model.config, task=task)
+    if isinstance(model, Embedder):
+        config = _pooled(config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("optimum").setLevel(logging.ERROR)
-        optimum_export(model, constructor(model.config, task=task), target, opset=opset)
+        optimum_export(model, config, target, opset=opset)
     read_weights_directly(target)
+
+
+def _pooled(config: Any) -> Any:
+    """The same export with one output, a vector a text, where optimum expects a state a token."""
+    kind = type(config)
+    outputs = property(lambda self: {EMBEDDING: {0: "batch_size"}})
+    config.__class__ = type(kind.__name__, (kind,), {"outputs": outputs})
+    return config
 
 
 def parity(model: PreTrainedModel, path: Path) -> dict[str, Any]:
@@ -56,7 +68,7 @@ def parity(model: PreTrainedModel, path: Path) -> dict[str, Any]:
         theirs = onnx_model(inputs)
         mask = inputs["attention_mask"]
         for name, values in torch_outputs(model, inputs).items():
-            error = largest_difference(real_positions(values, mask), real_positions(theirs[name], mask))
+            error = largest_difference(*(real_positions(name, one, mask) for one in (values, theirs[name])))
             worst = max(worst, error)
         count += len(mask)
     return {"max_abs_error": worst, "inputs": count}

@@ -47,8 +47,8 @@ TASKS = {
     "summarization": ("summarization", "ORTModelForSeq2SeqLM", "model.generate(**inputs)"),
     "feature-extraction": (
         "feature-extraction",
-        "ORTModelForFeatureExtraction",
-        "model(**inputs).last_hidden_state",
+        "ORTModelForCustomTasks",
+        "model(**inputs).sentence_embedding",
     ),
 }
 
@@ -56,6 +56,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "text-classification": {"text": "A text."},
     "token-classification": {"tokens": ["A", "text", "."]},
     "question-answering": {"question": "Who wrote it?", "context": "Ada wrote it."},
+    "feature-extraction": {"text": "A text."},
 }
 """A row of each task that the artifact's client knows."""
 

@@ -48,7 +48,8 @@ def is_fraction(name: str) -> bool:
 
 def metric_label(name: str) -> str:
     """A metric's name for people: `exact match`, `F1`."""
-    return {"f1": "F1"}.get(name, name.replace("_", " "))
+    names = {"f1": "F1", "cosine": "cosine with the dense model's"}
+    return names.get(name, name.replace("_", " "))
 
 
 def fixed(value: float, digits: int = 2) -> str:

@@ -11,6 +11,7 @@ or in Python:
     model([{"text": "a fine film"}])          # text-classification; {"text": ..., "pair": ...} for pairs
     model([{"tokens": ["Ada", "Lovelace"]}])  # token-classification
     model([{"question": "Who?", "context": "Ada wrote it."}])      # question-answering
+    model([{"text": "a fine film"}])          # feature-extraction; {"text": ..., "pair": ...} to compare two
 """
 
 from __future__ import annotations
@@ -177,6 +178,30 @@ def answer(model: Model, rows: list[Row], batch_size: int) -> list[Row]:
     ]
 
 
+def embed(model: Model, rows: list[Row], batch_size: int) -> list[Row]:
+    """`embedding` of the text; with a `pair` also its `pair_embedding`, and the cosine of both as `similarity`."""
+    sides = [(row, side) for row in rows for side in ("text", "pair") if side in row or side == "text"]
+    vectors = model.run(model.encode([row[side] for row, side in sides]), batch_size)
+    found: list[Row] = []
+    for (_, side), out in zip(sides, vectors, strict=True):
+        vector = out["sentence_embedding"]
+        if side == "text":
+            found.append({"embedding": vector.tolist()})
+        else:
+            found[-1] |= {
+                "pair_embedding": vector.tolist(),
+                "similarity": cosine(found[-1]["embedding"], vector),
+            }
+    return found
+
+
+def cosine(one: Any, other: Any) -> float:
+    """Of the angle between two vectors; 0 where one has no length."""
+    x, y = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
+    lengths = np.linalg.norm(x) * np.linalg.norm(y)
+    return float(x @ y / lengths) if lengths else 0.0
+
+
 def short_question(model: Model, question: str) -> str:
     """The question without leading space, cut where it would leave its context no room."""
     question = question.lstrip()
@@ -207,7 +232,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
-TASKS = {"text-classification": classify, "token-classification": tag, "question-answering": answer}
+TASKS = {
+    "text-classification": classify,
+    "token-classification": tag,
+    "question-answering": answer,
+    "feature-extraction": embed,
+}
 
 
 def lines(stream: Iterable[str]) -> Iterator[Row]:

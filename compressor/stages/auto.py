@@ -131,10 +131,10 @@ class Search:
 
     def _metric(self, file: Path, name: str) -> float:
         task = self.work.data.task
-        frame = task.examples.selection
+        frame = self.work.data.frame("selection", self.work.progress)
         frame = frame.sample(min(MOST_EXAMPLES, len(frame)), random_state=self.work.seed)
         _, rows = predict(task, self.work.tokenizer(), file, frame, self.work.progress, f"evaluate {name}")
-        return float(task.score(rows)[task.primary])
+        return task.judged(rows)
 
     @property
     def _higher_is_better(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,6 +16,7 @@ from compressor.models.source import ModelSource
 from compressor.schema import Keys, Progress, TrainingKeys, json_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from compressor.benchmark.schema import BenchmarkKeys
@@ -85,10 +86,15 @@ class Stage(Keys):
 
 @dataclass
 class Data:
-    """The task; its data are read and checked when first asked for, once for all stages of a process."""
+    """The task; its data are read and checked when first asked for, once for all stages of a process.
+
+    `model` is the recipe's, for tasks that compare with it.
+    """
 
     keys: TaskKeys
     seed: int
+    model: ModelSource | None = None
+    compared: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     @property
     def kind(self) -> type[Task]:
@@ -101,6 +107,17 @@ class Data:
     def task(self) -> Task:
         """The task with its data."""
         return self.kind.load(self.keys, self.seed)
+
+    def frame(self, split: str, progress: Progress) -> pd.DataFrame:
+        """The examples of a split, beside the answers of the recipe's own model where the task compares with them."""
+        if not self.kind.compares:
+            examples: pd.DataFrame = getattr(self.task.examples, split)
+            return examples
+        if split not in self.compared:
+            from compressor.stages.open import beside_own_model
+
+            self.compared[split] = beside_own_model(self, split, progress)
+        return self.compared[split]
 
 
 @dataclass

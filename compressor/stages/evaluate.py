@@ -28,7 +28,7 @@ def evaluate_onnx(
 ) -> tuple[Outputs, pd.DataFrame]:
     """Logits of every feature and predictions of every example of the validation split."""
     tokenizer = open_tokenizer(artifact, data.kind)
-    validation = data.task.examples.validation
+    validation = data.frame("validation", progress)
     return predict(data.task, tokenizer, artifact / MODEL_FILE, validation, progress, title)
 
 

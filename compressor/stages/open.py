@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressor.models.source import HubModel, ModelSource, NewModel, TrainTokenizer, describe, folder_of
-from compressor.stages.base import Stage, Work, open_tokenizer
+from compressor.schema import Progress
+from compressor.stages.base import Data, Stage, Work, open_tokenizer
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from compressor.tasks.base import Task
 
 
@@ -69,6 +72,31 @@ def tokenizer_of(source: ModelSource, kind: type[Task]) -> Any:
         return AutoTokenizer.from_pretrained(
             folder or describe(wanted), revision=revision, trust_remote_code=False, **kind.tokenizer_arguments
         )
+
+
+def beside_own_model(data: Data, split: str, progress: Progress) -> pd.DataFrame:
+    """The examples of a split beside what the recipe's model, as it came, answers to them."""
+    from compressor.models import checkpoint
+    from compressor.models.architecture import architecture_of
+    from compressor.models.outputs import collect_outputs, torch_runner
+
+    task, source = data.task, data.model
+    assert source is not None
+    model, _ = checkpoint.open_source(source, data.kind.auto_class, task.model_config())
+    tokenizer = tokenizer_of(source, data.kind)
+    tokenizer.model_input_names = list(architecture_of(model.config).inputs)
+    tokenizer.padding_side = "right"
+    frame = getattr(task.examples, split)
+    features, collate = task.features(frame, tokenizer), task.collate(tokenizer)
+    outputs = collect_outputs(
+        torch_runner(model),
+        features,
+        collate,
+        task.output_names,
+        progress,
+        title=f"{split} by the dense model",
+    )
+    return task.beside(frame, outputs, features)
 
 
 def _train_wordpiece(keys: TrainTokenizer, work: Work) -> Any:

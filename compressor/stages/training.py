@@ -199,8 +199,27 @@ class TaskContext:
         return self._batches(())
 
     def labelled_batches(self) -> Iterator[dict[str, Tensor]]:
-        """The same with labels."""
-        return self._batches(self.work.data.task.label_columns)
+        """The same with labels; of a task without any, random ones, so that the loss has a slope everywhere.
+
+        A model is at the very bottom of its distance to its own embeddings: no gradient there says what matters. That
+        of the distance to a random vector says how far the embedding moves, just as the Fisher information takes
+        labels drawn at random and not the true ones (Kunstner, Balles, Hennig: "Limitations of the Empirical Fisher
+        Approximation for Natural Gradient Descent", 2019).
+        """
+        from torch import Generator, randn
+
+        labels = self.work.data.task.label_columns
+        random = Generator().manual_seed(self.seed)
+        for batch in self._batches(labels):
+            rows = len(batch["input_ids"])
+            yield batch if labels else batch | {"labels": randn(rows, self._width, generator=random)}
+
+    @property
+    def _width(self) -> int:
+        from compressor.models.checkpoint import read_config
+
+        width: int = read_config(self.work.source).hidden_size
+        return width
 
     def _batches(self, labels: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
         from compressor.models.outputs import MODEL_INPUTS, columns
@@ -213,7 +232,7 @@ class TaskContext:
             yield collate([dict(row) for row in rows[start : start + BATCH]])
 
     def evaluate(self, model: PreTrainedModel, split: str = "selection") -> float:
-        """The task's primary metric of `model` on a split, by PyTorch."""
+        """What choices go by on a split (the task's primary metric, if it can be had there), by PyTorch."""
         from compressor.models.outputs import collect_outputs, torch_runner
 
         work, task = self.work, self.work.data.task
@@ -222,8 +241,8 @@ class TaskContext:
         outputs = collect_outputs(
             torch_runner(model), features, collate, task.output_names, work.progress, title="evaluate"
         )
-        rows = task.predictions(outputs, features, getattr(task.examples, split))
-        return float(task.score(rows)[task.primary])
+        rows = task.predictions(outputs, features, work.data.frame(split, work.progress))
+        return task.judged(rows)
 
 
 def _do(do: Callable[[Context, Job], Result], work: Work, target: Target | None, job: Job) -> Result:
@@ -247,7 +266,7 @@ def teacher_outputs(work: Work, distill: Distill, features: Any) -> Any:
 
     task = work.data.task
     content, model = _teacher(work, distill)
-    key = digest([content, _content(features)])[:16]
+    key = digest([content, task.model_config(), _content(features)])[:16]
     path = work.shared / f"teacher-{key}.npz"
     if not path.exists():
         teacher, tokenizer = model(), work.tokenizer()

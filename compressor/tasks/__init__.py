@@ -13,6 +13,7 @@ _CLASSES = {
     "text-classification": ("text_classification", "TextClassification"),
     "token-classification": ("token_classification", "TokenClassification"),
     "question-answering": ("question_answering", "QuestionAnswering"),
+    "feature-extraction": ("feature_extraction", "FeatureExtraction"),
 }
 
 

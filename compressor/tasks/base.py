@@ -46,6 +46,7 @@ class Task(ABC):
     output_names: ClassVar[tuple[str, ...]]
     label_columns: ClassVar[tuple[str, ...]]  # of the features
     evaluation_columns: ClassVar[tuple[str, ...]] = ("example", "truncated")  # neither inputs nor labels
+    compares: ClassVar[bool] = False  # predictions are also compared with those of the recipe's own model
     tokenizer_arguments: ClassVar[Mapping[str, Any]] = {}  # the tokenizer must be loaded with these
 
     def __init__(self, keys: TaskKeys, examples: Examples, labels: Sequence[str] = ()) -> None:
@@ -115,6 +116,10 @@ class Task(ABC):
         which must cover all of `frame`.
         """
 
+    def beside(self, frame: pd.DataFrame, outputs: Outputs, features: Dataset) -> pd.DataFrame:
+        """Where the task `compares`: `frame` with what the recipe's own model answered, which gave `outputs`."""
+        return frame
+
     @abstractmethod
     def scorer(self, predictions: pd.DataFrame, metric: str) -> Scorer:
         """The metric as a fast function of row positions, for the bootstrap."""
@@ -127,6 +132,12 @@ class Task(ABC):
         """Every metric, as a fraction."""
         rows = np.arange(len(predictions))
         return {name: self.scorer(predictions, name)(rows) for name in self.metric_names(predictions)}
+
+    def judged(self, predictions: pd.DataFrame) -> float:
+        """What choices go by: the primary metric, or the first there is where these examples lack its references."""
+        names = self.metric_names(predictions)
+        metric = self.primary if self.primary in names else names[0]
+        return self.scorer(predictions, metric)(np.arange(len(predictions)))
 
     def agreement(self, one: pd.DataFrame, other: pd.DataFrame) -> float:
         """Share of equal predictions in two tables of the same examples; where an example has many, of them all."""

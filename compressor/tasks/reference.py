@@ -1,4 +1,4 @@
-"""What a classifier must beat to have learned anything: the largest class, and a bag of words."""
+"""What a model must beat to have learned anything: the largest class, and a bag of words."""
 
 from contextlib import suppress
 
@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from compressor.tasks.base import Examples
+from compressor.tasks.metrics import correlation
 
 TRAINING_ROWS = 20_000
 
@@ -29,6 +30,19 @@ def classification(examples: Examples) -> dict[str, float]:
             model.fit(_texts(train), train["label"])
             points["bag_of_words"] = float(model.score(_texts(validation), validation["label"]))
     return points
+
+
+def similarity(examples: Examples) -> dict[str, float]:
+    """Spearman's correlation on validation of the cosines of TF-IDF vectors, fitted to train's texts."""
+    validation = examples.validation
+    vectors = TfidfVectorizer(token_pattern=r"\b\w+\b")
+    with suppress(ValueError):  # no text has a word
+        vectors.fit(_texts(examples.train))
+        one, other = (vectors.transform(validation[side]) for side in ("text", "pair"))
+        cosines = np.asarray(one.multiply(other).sum(axis=1)).ravel()
+        score = correlation("spearman", validation["score"].to_numpy(), cosines)
+        return {"bag_of_words": score(np.arange(len(validation)))}
+    return {}
 
 
 def _texts(frame: pd.DataFrame) -> pd.Series:

@@ -16,28 +16,40 @@ from pydantic import (
 
 from compressor.schema import IdOrPath, Keys, suggest
 
-TaskType = Literal["text-classification", "token-classification", "question-answering"]
+TaskType = Literal["text-classification", "token-classification", "question-answering", "feature-extraction"]
 Format = Literal["csv", "tsv", "jsonl", "parquet", "squad"]
 Column = str | int
 
-MAX_LENGTH = {"text-classification": 128, "token-classification": 128, "question-answering": 384}
+MAX_LENGTH = {
+    "text-classification": 128,
+    "token-classification": 128,
+    "question-answering": 384,
+    "feature-extraction": 128,
+}
 STRIDE = 128
 COLUMNS = {
     "text-classification": ("text", "pair", "label"),
     "token-classification": ("tokens", "tags"),
     "question-answering": ("question", "context", "answers", "id"),
+    "feature-extraction": ("text", "pair", "score"),
 }
 METRICS = {  # the first is the default; regression's are below
     "text-classification": ("accuracy", "f1", "matthews"),
     "token-classification": ("f1", "accuracy"),
     "question-answering": ("f1", "exact_match"),
+    "feature-extraction": ("spearman", "cosine"),
 }
+UNLABELLED = ("feature-extraction",)
+"""Tasks that are learned from a teacher alone."""
 REGRESSION_METRICS = ("pearson", "spearman")
 FORMATS = {  # cells of a csv or tsv file are plain text: they cannot hold lists of tokens or of answers
     "text-classification": ("csv", "tsv", "jsonl", "parquet"),
     "token-classification": ("jsonl", "parquet"),
     "question-answering": ("squad", "jsonl", "parquet"),
+    "feature-extraction": ("csv", "tsv", "jsonl", "parquet"),
 }
+BUILTIN = ("text-classification", "feature-extraction")
+"""Tasks that the builtin data set is for."""
 SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -144,6 +156,10 @@ class TaskKeys(Keys):
     metric: str | None = Field(None, description="the primary metric, the one gates judge")
     labels: list[str] | None = Field(None, min_length=2, description="all labels, in the head's order")
     regression: bool | None = Field(None, description="by default labels with a decimal point mean yes")
+    pooling: Literal["mean", "cls"] | None = Field(
+        None, description="the vector of a text: its tokens' mean (the default) or its first token's"
+    )
+    normalize: bool | None = Field(None, description="vectors of length 1; by default yes")
 
     @model_validator(mode="before")
     @classmethod
@@ -159,14 +175,17 @@ class TaskKeys(Keys):
             and isinstance(keys["max_length"], int)
         ):
             keys["stride"] = max(1, min(STRIDE, keys["max_length"] // 3))
+        if kind == "feature-extraction":
+            usual = {"pooling": "mean", "normalize": True}
+            keys |= {key: value for key, value in usual.items() if keys.get(key) is None}
         return keys
 
     @field_validator("dataset")
     @classmethod
     def _files_fit_the_type(cls, value: Any, info: ValidationInfo) -> Any:
         kind = info.data.get("type")
-        if isinstance(value, DatasetBuiltin) and kind not in (None, "text-classification"):
-            raise ValueError(f"the builtin data set is for text-classification, not for {kind}")
+        if isinstance(value, DatasetBuiltin) and kind not in (None, *BUILTIN):
+            raise ValueError(f"the builtin data set is for {' and '.join(BUILTIN)}, not for {kind}")
         if isinstance(value, DatasetFiles) and kind:
             for path in (value.train, value.validation):
                 file_format(kind, value, path)
@@ -204,8 +223,8 @@ class TaskKeys(Keys):
     @field_validator("labels")
     @classmethod
     def _labels_are_a_set(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
-        if value is not None and info.data.get("type") == "question-answering":
-            raise ValueError("question-answering has no labels")
+        if value is not None and (kind := info.data.get("type")) in ("question-answering", *UNLABELLED):
+            raise ValueError(f"{kind} has no labels")
         if value is not None and len(set(value)) < len(value):
             raise ValueError(f"'{next(v for v in value if value.count(v) > 1)}' is there twice")
         return value
@@ -224,14 +243,23 @@ class TaskKeys(Keys):
             raise ValueError(f"{metric} is no metric of {'regression' if value else 'classification'}")
         return value
 
+    @field_validator("pooling", "normalize")
+    @classmethod
+    def _of_embeddings(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("type", "feature-extraction") != "feature-extraction":
+            raise ValueError(f"{info.field_name} is for feature-extraction")
+        return value
+
     @model_validator(mode="after")
     def _headerless_columns_are_numbers(self) -> "TaskKeys":
         if isinstance(self.dataset, DatasetFiles) and not self.dataset.header:
             numbered = {role for role, column in self.columns.items() if isinstance(column, int)}
-            if numbered != set(self.columns) or not {"text", "label"} <= numbered:
+            needed = {"text": 3} if self.type in UNLABELLED else {"text": 3, "label": 1}
+            if numbered != set(self.columns) or not needed.keys() <= numbered:
+                example = ", ".join(f"{role}: {number}" for role, number in needed.items())
                 raise ValueError(
                     "columns: a file without a header needs its columns by number, counted from 0, "
-                    "for example text: 3, label: 1"
+                    f"for example {example}"
                 )
         return self
 

@@ -1,6 +1,6 @@
 """Classes or a score for a text or a pair of texts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,22 +124,27 @@ class TextClassification(Task):
 
 def _columns(keys: TaskKeys, table: Table) -> dict[str, Column]:
     """The column of each role: as the recipe says, else by the usual names."""
-    columns = dict(keys.columns)
-    there = set(table.frame.columns)
-    if "text" not in columns:
-        if "pair" in columns:
-            raise UserError("task.columns names the pair's second text; name the first one too: text: ...")
-        pairs = [pair for pair in PAIRS if there.issuperset(pair)]
-        singles = [(name,) for name in TEXTS if name in there]
-        if not pairs and not singles:
-            table.no_column("column with the text: name it in task.columns, {text: ..., label: ...}")
-        columns |= dict(zip(("text", "pair"), (*pairs, *singles)[0], strict=False))
+    columns = text_columns(keys.columns, table, "{text: ..., label: ...}")
     if "label" not in columns:
-        found = [name for name in LABELS if name in there]
+        found = [name for name in LABELS if name in table.frame.columns]
         if not found:
             table.no_column("column with the label: name it in task.columns, {text: ..., label: ...}")
         columns["label"] = found[0]
     return columns
+
+
+def text_columns(named: Mapping[str, Column], table: Table, example: str) -> dict[str, Column]:
+    """The columns `named`, with those of a text or a pair by their usual names where no text is among them."""
+    columns, there = dict(named), set(table.frame.columns)
+    if "text" in columns:
+        return columns
+    if "pair" in columns:
+        raise UserError("task.columns names the pair's second text; name the first one too: text: ...")
+    pairs = [pair for pair in PAIRS if there.issuperset(pair)]
+    singles = [(name,) for name in TEXTS if name in there]
+    if not pairs and not singles:
+        table.no_column(f"column with the text: name it in task.columns, {example}")
+    return columns | dict(zip(("text", "pair"), (*pairs, *singles)[0], strict=False))
 
 
 def _frame(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compressor.models.embedding import EMBEDDING, embedding_loss
 from compressor.models.outputs import Collate, Features, Outputs, has_tokens
 
 PREFIX = "teacher_"
@@ -73,11 +74,14 @@ def distillation_loss(
 
     `mask` (batch, length) marks real tokens: padding takes no part, as a position that could be chosen (span
     logits, (batch, length)) or as a row (token logits, (batch, length, classes)). With a single logit
-    (regression) it is the mean squared difference.
+    (regression) it is the mean squared difference, of embeddings `embedding_loss`.
     """
     losses = []
     for name, theirs in teacher.items():
         ours = outputs[name]
+        if name == EMBEDDING:
+            losses.append(embedding_loss(ours, theirs))
+            continue
         if ours.shape[-1] == 1 and ours.dim() == 2 and name == "logits":
             losses.append(functional.mse_loss(ours, theirs))
             continue

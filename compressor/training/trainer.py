@@ -206,17 +206,19 @@ class _Trainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Any:
-        """Labels' loss, distillation and the method's own term."""
+        """Labels' loss (where there are labels), distillation and the method's own term."""
         teacher = {k.removeprefix(PREFIX): inputs.pop(k) for k in list(inputs) if k.startswith(PREFIX)}
         if self.run.layers:
             inputs["output_hidden_states"] = True
         outputs = model(**inputs)
-        loss = outputs["loss"]
+        loss = outputs.get("loss")
         distill = self.run.keys.distill
         if distill and teacher:
             mask = inputs["attention_mask"].bool()
             soft = distillation_loss(outputs, teacher, mask, distill.temperature)
-            loss = distill.alpha * soft + (distill.rest * loss if distill.rest else 0)
+            # Without labels the teacher's outputs have their share too.
+            share = 1 - distill.layers if loss is None else distill.alpha
+            loss = share * soft + (distill.rest * loss if distill.rest and loss is not None else 0)
         if "more_terms" in outputs:
             loss = loss + outputs["more_terms"]
         return (loss, outputs) if return_outputs else loss

@@ -55,12 +55,13 @@ def evaluate_torch(data: Data, folder: Path, progress: Progress) -> pd.DataFrame
     if not trained:
         raise UserError(f"{folder} has no trained head for {data.keys.type}; fine-tune it first")
     tokenizer = tokenizer_beside(folder, data.kind)
-    features = task.features(task.examples.validation, tokenizer)
+    frame = data.frame("validation", progress)
+    features = task.features(frame, tokenizer)
     collate = task.collate(tokenizer)
     outputs = collect_outputs(
         torch_runner(model), features, collate, task.output_names, progress, title="evaluate"
     )
-    return task.predictions(outputs, features, task.examples.validation)
+    return task.predictions(outputs, features, frame)
 
 
 def check_head(data: Data, folder: Path) -> None:

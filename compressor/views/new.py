@@ -26,8 +26,26 @@ TASKS = {
         "long": "cut",
     },
     "question-answering": {"dataset": "squad", "ending": "json", "long": "read in overlapping windows"},
+    "feature-extraction": {
+        "dataset": "sentence-transformers/stsb",
+        "ending": "jsonl",
+        "long": "cut",
+        "dense": "An encoder of texts",
+        "more": "  pooling: mean                 # or cls: as the model was trained\n"
+        "  normalize: true               # vectors of length 1\n",
+        "first": "",
+        "teacher": "model",
+    },
 }
 """For each task a public data set, so that the recipe runs before one's own data are in it."""
+LABELLED = {
+    "dense": "A fine-tuned dense model",
+    "more": "",
+    "first": "  # The dense model: what the result is compared with, and the teacher of all that follows.\n"
+    "  - finetune: {id: teacher, epochs: 3, learning_rate: 3.0e-5, batch_size: 16}\n",
+    "teacher": "teacher",
+}
+"""What a recipe says of the dense model where texts have labels: it is trained first."""
 
 
 def write_new(model: str, task: str, target: Path) -> str:
@@ -60,7 +78,7 @@ def recipe_text(model: str, task: str, target: Path) -> str:
         "metric": METRICS[task][0],
         "threads": min(2, usable_cores()),
     }
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(values, **TASKS[task])
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(values | LABELLED | TASKS[task])
 
 
 def _name(target: Path) -> str:

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from transformers import AutoTokenizer, BertTokenizerFast
 
 from compressor.cli import main
 from tests.pipeline.served import serve
+from tests.zoo import plain_encoder
 
 RECIPE = """
 name: tiny
@@ -73,10 +75,18 @@ def run(
     """The results of a run on rows made by `row`; every artifact of it must verify."""
     dice = random.Random(1)
     for split, count in (("train", 240), ("validation", 40)):
-        lines = [json.dumps(row(dice)) + "\n" for _ in range(count)]
-        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+        write_lines(folder / f"{split}.jsonl", [row(dice) for _ in range(count)])
+    return run_recipe(folder, RECIPE.format(config=config, type=kind, folder=folder, epochs=epochs))
+
+
+def write_lines(path: Path, rows: list[Row]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def run_recipe(folder: Path, text: str) -> dict[str, Any]:
+    """The results; every artifact must verify."""
     recipe = folder / "recipe.yaml"
-    recipe.write_text(RECIPE.format(config=config, type=kind, folder=folder, epochs=epochs), encoding="utf-8")
+    recipe.write_text(text, encoding="utf-8")
     assert main(["run", str(recipe), "--output", str(folder / "run")]) == 0
     results: dict[str, Any] = json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
     for variant in results["variants"]:
@@ -109,6 +119,89 @@ def test_a_whole_run(
     assert_the_card_s_example_runs(tmp_path / "run" / "artifact")
 
 
+EMBEDDING = """
+name: tiny-embedding
+model: {folder}/dense
+task:
+  type: feature-extraction
+  dataset: {{train: {folder}/train.jsonl, validation: {folder}/validation.jsonl}}
+  max_length: 24
+stages:
+  - prune: {{{prune}}}
+  - slice: {{}}
+  - finetune: {{epochs: 2, learning_rate: 1.0e-3, batch_size: 16, distill: {{teacher: model}}}}
+  - export: {{}}
+  - quantize: {{{quantize}}}
+benchmark: {{threads: [1], sequence_lengths: [16], seconds: 0.02, processes: 3}}
+gates: {{min_agreement: 0.9}}
+"""
+DISTILLED = "learning_rate: 1.0e-3, distill: {teacher: model}"
+MOVEMENT = f"method: movement, attention_block: [12, 12], score_learning_rate: 0.2, epochs: 2, {DISTILLED}"
+PRUNE = {
+    "movement": (MOVEMENT, "mode: dynamic"),
+    "layer-drop": ("method: layer-drop, strategy: metric, drop: 1", "mode: static"),
+    "heads": ("method: heads, keep: 0.5", "mode: auto"),
+    "greedy": (f"method: greedy, drop: 1, epochs: 1, {DISTILLED}", "mode: fp16"),
+}
+
+
+def compared(dice: random.Random) -> Row:
+    one, other = words(dice), words(dice)
+    same = len(set(one) & set(other)) / len(set(one) | set(other))
+    return {"sentence1": " ".join(one), "sentence2": " ".join(other), "score": 5 * same + 0.01}
+
+
+def encoder(folder: Path) -> None:
+    """A random encoder: its vectors are near those of a bag of words, so they have something to keep."""
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *NAMES, *OTHERS]
+    (folder / "vocab.txt").write_text("\n".join(known), encoding="utf-8")
+    plain_encoder("bert").save_pretrained(folder)
+    BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=24).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("method", PRUNE)
+def test_embeddings(tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pairs with scores train and validate in the first two, texts alone train in the others."""
+    (tmp_path / "dense").mkdir()
+    encoder(tmp_path / "dense")
+    dice = random.Random(1)
+    train = [compared(dice) for _ in range(120)]
+    if method in ("heads", "greedy"):
+        train = [{"text": row["sentence1"]} for row in train]
+    write_lines(tmp_path / "train.jsonl", train)
+    write_lines(tmp_path / "validation.jsonl", [compared(dice) for _ in range(40)])
+    prune, quantize = PRUNE[method]
+    text = EMBEDDING.format(folder=tmp_path, prune=prune, quantize=quantize)
+    results = run_recipe(tmp_path, text)
+    dense, final = (results["variants"][results[name]] for name in ("baseline", "final"))
+    assert dense["metric"]["name"] == "spearman"
+    assert dense["metric"]["value"] > 0.3
+    assert dense["metrics"]["cosine"] == pytest.approx(1, abs=1e-5)
+    assert 0.5 < final["metrics"]["cosine"] < 1
+    low, high = final["metric_drop"]["ci95"]
+    assert low <= final["metric_drop"]["value"] <= high
+    assert low < high
+    for variant in results["variants"]:
+        assert_client_agrees(tmp_path, variant)
+    assert_the_card_s_example_runs(tmp_path / "run" / "artifact")
+    if method == "movement":
+        artifact = tmp_path / "run" / "artifact"
+        assert_optimum_agrees(artifact)
+        for model, shown in ((artifact, final["metrics"]), (tmp_path / "dense", dense["metrics"])):
+            assert main(["evaluate", str(model), "--recipe", str(tmp_path / "recipe.yaml")]) == 0
+            said = capsys.readouterr().out
+            assert all(f"{100 * value:.2f} %" in said for value in shown.values())
+
+
+def assert_optimum_agrees(artifact: Path) -> None:
+    from optimum.onnxruntime import ORTModelForCustomTasks
+
+    model = ORTModelForCustomTasks.from_pretrained(artifact)
+    inputs = AutoTokenizer.from_pretrained(artifact)("ada runs", return_tensors="pt")
+    (answer,) = serve(artifact, [{"text": "ada runs"}])
+    np.testing.assert_allclose(model(**inputs).sentence_embedding[0].numpy(), answer["embedding"], atol=1e-6)
+
+
 def assert_the_card_s_example_runs(artifact: Path) -> None:
     card = (artifact / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(import sys.*?)```", card, re.DOTALL)
@@ -121,7 +214,17 @@ def assert_the_card_s_example_runs(artifact: Path) -> None:
     assert done.stdout == "1\n", done.stderr
 
 
-ANSWERS = {"token-classification": "labels", "text-classification": "score", "question-answering": "answer"}
+ANSWERS = {
+    "token-classification": {"labels": "prediction"},
+    "text-classification": {"score": "prediction"},
+    "question-answering": {"answer": "prediction"},
+    "feature-extraction": {
+        "embedding": "embedding",
+        "pair_embedding": "pair_embedding",
+        "similarity": "prediction",
+    },
+}
+"""Of a task's answers, the column of the predictions that each is equal to."""
 
 
 def assert_client_agrees(folder: Path, variant: str) -> None:
@@ -129,12 +232,16 @@ def assert_client_agrees(folder: Path, variant: str) -> None:
     rows = [
         json.loads(line) for line in (folder / "validation.jsonl").read_text(encoding="utf-8").splitlines()
     ]
-    stored = pd.read_parquet(folder / "run" / "measurements" / variant / "predictions.parquet")["prediction"]
+    table = pd.read_parquet(folder / "run" / "measurements" / variant / "predictions.parquet")
     artifact = folder / "run" / "artifacts" / variant
-    key = ANSWERS[json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))["task"]]
+    task = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))["task"]
+    if task == "feature-extraction":
+        rows = [{"text": row["sentence1"], "pair": row["sentence2"]} for row in rows]
     for options in ([], ["--batch", "7"]) if variant.endswith("fp32") else ([],):
-        served = [row[key] for row in serve(artifact, rows, *options)]
-        if key == "score":
-            np.testing.assert_allclose(served, stored, atol=1e-5)
-        else:
+        answers = serve(artifact, rows, *options)
+        for key, column in ANSWERS[task].items():
+            served, stored = [row[key] for row in answers], table[column]
+            if isinstance(stored[0], float | np.ndarray) and task != "token-classification":
+                np.testing.assert_allclose(served, stored.tolist(), atol=1e-5)
+                continue
             assert served == [list(one) if isinstance(one, np.ndarray) else one for one in stored]

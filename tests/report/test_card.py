@@ -71,7 +71,7 @@ def test_a_variant_that_missed_its_gates_says_so_first(results: dict) -> None:
         ("language-modeling", "text-generation", 'ORTModelForCausalLM.from_pretrained(".", use_cache=False)'),
         ("summarization", "summarization", 'ORTModelForSeq2SeqLM.from_pretrained(".")'),
         ("token-classification", "token-classification", "ORTModelForTokenClassification"),
-        ("feature-extraction", "feature-extraction", "model(**inputs).last_hidden_state"),
+        ("feature-extraction", "feature-extraction", "ORTModelForCustomTasks"),
     ],
 )
 def test_loading_by_task(results: dict, task: str, tag: str, line: str) -> None:

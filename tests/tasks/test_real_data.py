@@ -51,6 +51,15 @@ def test_stsb(data):
     assert task.examples.validation["label"].mean() == pytest.approx(2.364, abs=5e-4)
 
 
+def test_stsb_without_labels(data):
+    folder = data / "stsb"
+    files = {"train": str(folder / "train.tsv"), "validation": str(folder / "dev.tsv")}
+    task = get_task("feature-extraction").load(TaskKeys(type="feature-extraction", dataset=files), 42)
+    assert counts(task) == (5174, 575, 1500)
+    assert task.primary == "spearman"
+    assert 0.55 < task.reference_points()["bag_of_words"] < 0.8
+
+
 def squad(data, validation):
     files = {
         "train": str(data / "squad_v1" / "train-v1.1-58articles.json"),

@@ -100,6 +100,23 @@ def test_token_logits_count_real_tokens_and_regression_is_squared() -> None:
     torch.testing.assert_close(distillation_loss({"logits": one}, {"logits": two}, mask, 2.0), squared)
 
 
+def test_embeddings_are_learned_without_labels(tmp_path: Path) -> None:
+    features = [{k: v for k, v in row.items() if k != "labels"} for row in rows(64)]
+    teacher, model = (tiny_model("bert", "feature-extraction", seed=seed) for seed in (1, 2))
+    wanted = collect_outputs(torch_runner(teacher), features, collate, ["sentence_embedding"], silent)
+
+    def cosine() -> float:
+        found = collect_outputs(torch_runner(model), features, collate, ["sentence_embedding"], silent)
+        pairs = zip(found["sentence_embedding"], wanted["sentence_embedding"], strict=True)
+        return float(np.mean([one @ other for one, other in pairs]))
+
+    before = cosine()
+    distill = Distill(teacher="t")
+    log = train(model, run_of(tmp_path, features, epochs=20.0, distill=distill, teacher=wanted))
+    assert log[-1]["loss"] < log[0]["loss"] / 2
+    assert cosine() > before + 0.3
+
+
 def test_outputs_come_back_in_order_and_from_disk(tmp_path: Path) -> None:
     model, features = tiny_model("bert", "question-answering"), rows(11)
     outputs = collect_outputs(torch_runner(model), features, collate, ["start_logits"], silent, batch_size=4)

@@ -141,5 +141,6 @@ class Quantize(Stage):
         if self.reduce_range != "auto":
             return self.reduce_range
         from compressor.benchmark.machine import fingerprint
+        from compressor.onnx.presets import preset_for
 
-        return not {"avx512_vnni", "avx_vnni", "amx_int8", "dotprod"} & set(fingerprint()["isa"])
+        return preset_for(fingerprint()["isa"]).reduce_range

@@ -29,6 +29,7 @@ quiet_libraries()
 
 import numpy as np
 import torch
+from quantization_table import AUTO, FP32, table
 from transformers import BertConfig, BertForSequenceClassification
 
 from compressor.benchmark.harness import measure
@@ -42,7 +43,6 @@ from compressor.onnx.export import export_onnx
 from compressor.onnx.quantize import CALIBRATORS, Scheme
 from compressor.project import Project
 from compressor.recipe import Loaded, parse
-from compressor.report.fields import MISSING, fixed, ratio_text, speedup_text
 from compressor.stages import auto
 from compressor.stages.base import Data, Work
 from compressor.stages.evaluate import predict
@@ -63,7 +63,6 @@ BASE: Json = {}
 """Sizes of a BertConfig: its defaults are BERT-base's."""
 MAX_DROP = {"metric": 0.01, "agreement": 0.1}
 """What may be lost. Logits of random weights lie so close together that an accurate int8 graph turns some round."""
-FP32, AUTO = "fp32", "auto"
 KEYS = Quantize(mode="auto")
 
 
@@ -306,74 +305,6 @@ def write_shape(work: Work, kept: float) -> None:
     with torch.no_grad():
         model.classifier.bias -= torch.tensor(np.median(outputs["logits"], axis=0))
     export_onnx(model, "text-classification", 18, file)
-
-
-# What is shown
-
-
-def table(state: Json) -> str:
-    """What `auto` took beside the grid's best, then a row for everything in the grid."""
-    columns = ["model", "metric", "fp32", "best of the grid", "auto", "auto over best"]
-    columns += ["search", "grid", "share"]
-    rows = [line(columns), "|---" * len(columns) + "|"]
-    details = [line(["model", "scheme", "speedup", "p50 (ms)", "metric", "drop (points)"]), "|---" * 6 + "|"]
-    for key, row in state["models"].items():
-        if timing := row.get("timing"):
-            rows.append(line(summary(key, row, timing)))
-            details += [line(detail(key, row, timing, name)) for name in (*timing["drop"], AUTO)]
-    return "\n".join([*rows, "", *details])
-
-
-def summary(key: str, row: Json, timing: Json) -> list[str]:
-    search, whole = row[AUTO]["seconds"], grid_seconds(row)
-    ours = row[AUTO]["label"]
-    return [
-        key,
-        row["metric"],
-        fixed(100 * row[FP32]["value"]),
-        f"{timing['best']} {speed(timing, timing['best'])}",
-        f"{ours} {speed(timing, AUTO)}",
-        speedup_text(timing["auto_over_best"]),
-        f"{search:.0f} s",
-        f"{whole:.0f} s",
-        ratio_text(search / whole),
-    ]
-
-
-def detail(key: str, row: Json, timing: Json, name: str) -> list[str]:
-    taken: Json = next((one for one in row[AUTO]["tried"] if one["admitted"]), {}) if name == AUTO else {}
-    value, drop = (
-        (taken.get("metric"), taken.get("drop", 0.0))
-        if taken
-        else (
-            row[name]["value"],
-            timing["drop"][name],
-        )
-    )
-    shown = f"auto: {row[AUTO]['label']}" if name == AUTO else name
-    p50 = fixed(timing["latency"][name]["p50_ms"])
-    return [
-        key,
-        shown,
-        speed(timing, name),
-        p50,
-        *(MISSING if v is None else fixed(100 * v) for v in (value, drop)),
-    ]
-
-
-def grid_seconds(row: Json) -> float:
-    """What it takes to make, score and time the grid alone."""
-    timing = row["timing"]
-    made = sum(piece["seconds"] for piece in row.values() if isinstance(piece, dict) and "value" in piece)
-    return float(made + timing["seconds"] * (timing["files"] - 1) / timing["files"])
-
-
-def speed(timing: Json, name: str) -> str:
-    return "1" if name == FP32 else speedup_text(timing["speedup"][name])
-
-
-def line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

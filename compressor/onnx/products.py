@@ -76,13 +76,15 @@ def group_times(
     Quantizing what a group reads is part of its time. Profiling costs time itself: compare groups with
     themselves in another graph.
     """
-    times = node_times(path, feed, threads)
+    times = profile(path, feed, threads)
     names = [[READER.format(g.reads), *(n.format(node) for n in NAMES for node in g.nodes)] for g in every]
     return [sum(times.get(name, 0.0) for name in own) for own in names]
 
 
-def node_times(path: Path, feed: Mapping[str, NDArray[Any]], threads: int) -> dict[str, float]:
-    """Median milliseconds of a run by node, named as in the graph that onnxruntime makes of the file's."""
+def profile(
+    path: Path, feed: Mapping[str, NDArray[Any]], threads: int, by_operator: bool = False
+) -> dict[str, float]:
+    """Median milliseconds of a run by node (named as in the graph that onnxruntime runs), or by operator."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -96,7 +98,8 @@ def node_times(path: Path, feed: Mapping[str, NDArray[Any]], threads: int) -> di
     runs: list[dict[str, float]] = [defaultdict(float)]
     for event in events:
         if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
-            runs[-1][event["name"].removesuffix("_kernel_time")] += event["dur"] / 1e3
+            name = event["args"]["op_name"] if by_operator else event["name"].removesuffix("_kernel_time")
+            runs[-1][name] += event["dur"] / 1e3
         elif event["name"] == "model_run":  # written after its nodes
             runs.append(defaultdict(float))
     counted = runs[WARM:-1]

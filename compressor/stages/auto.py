@@ -35,7 +35,7 @@ CALIBRATIONS: tuple[Calibration, ...] = ("minmax", "percentile")
 MOST_LEFT_OUT = 0.5
 """Share of the groups of operators that may stay in fp32 for the sake of accuracy."""
 WORTH = 1.02
-"""A speedup that is worth looking for operators to leave out."""
+"""A speedup that is worth another look."""
 Tried = dict[str, Any]
 
 
@@ -96,7 +96,7 @@ class Search:
         for kind in sorted(kinds, key=self._speed, reverse=True):
             if taken:
                 self.fates[kind] = f"slower than {label(taken)}"
-            elif self.trials.speedup(kind).low <= 1:
+            elif not self._beats_fp32(kind):
                 self.fates[kind] = "not faster than fp32"
             elif not (taken := self._accurate(kind, refused)):
                 self.fates.setdefault(kind, "no time left")
@@ -147,6 +147,13 @@ class Search:
         trimmed = without(kind, slow)
         self.trials.time([kind, trimmed])
         return [trimmed]
+
+    def _beats_fp32(self, kind: Scheme) -> bool:
+        """Whether a kind is surely faster than fp32; one that dropped out early is timed again to know."""
+        speedup = self.trials.speedup(kind)
+        if speedup.low <= 1 and speedup.value > WORTH and not self._is_late:
+            self.trials.time([kind])
+        return self.trials.speedup(kind).low > 1
 
     def _accurate(self, kind: Scheme, refused: list[Scheme]) -> Scheme | None:
         """The first calibration of `kind` that does not lose too much; those before it join the `refused`."""

@@ -1,5 +1,6 @@
 """`quantize: {mode: auto}`: which scheme it takes for given speeds and losses."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,8 @@ class Told:
     slow: list[Group] = field(default_factory=list)
     scored: list[str] = field(default_factory=list)
     losses: dict[Scheme, Loss] = field(default_factory=dict)
-    timed: set[str] = field(default_factory=set)
+    timed: Counter[str] = field(default_factory=Counter)
+    later: Speeds = field(default_factory=dict)  # from the second timing on
     provider: str = "cpu"
 
     @property
@@ -44,12 +46,14 @@ class Told:
         return SimpleNamespace(benchmark=SimpleNamespace(cells=lambda: [cell]))
 
     def time(self, schemes: Iterable[Scheme]) -> None:
-        self.timed |= {speed_label(scheme) for scheme in schemes}
+        self.timed.update(speed_label(scheme) for scheme in schemes)
 
     def speedup(self, scheme: Scheme, over: Scheme | None = None) -> Interval:
-        if speed_label(scheme) not in self.timed:
+        if not self.timed[speed_label(scheme)]:
             raise ValueError("not timed")
         low, value = self.speeds.get(speed_label(scheme), (0.5, 0.6))
+        if self.timed[speed_label(scheme)] > 1:
+            low, value = self.later.get(speed_label(scheme), (low, value))
         if over:
             return Interval(value / self.speeds[speed_label(over)][1], 0.0, 9.0)
         return Interval(value, low, 9.0)
@@ -152,6 +156,14 @@ def test_products_that_int8_does_not_speed_up_stay_in_fp32() -> None:
     assert search(Told(speeds, {}, slow=GROUPS[:2]))[0] == trimmed
     assert search(Told(speeds | {trimmed: (1.0, 1.1)}, {}, slow=GROUPS[:2]))[0] == DYNAMIC
     assert search(Told(speeds, {}, slow=GROUPS))[0] == DYNAMIC  # that would be fp32
+
+
+def test_what_dropped_out_early_is_timed_again_before_it_is_called_slow() -> None:
+    speeds = {MINMAX: (2.0, 2.1), DYNAMIC: (0.9, 2.0)}
+    drops = {MINMAX: 0.1, PERCENTILE: 0.1, f"{DYNAMIC}-without-1-nodes": 0.1}
+    told = Told(speeds, drops, later={DYNAMIC: (1.9, 2.08)})
+    assert search(told)[0] == DYNAMIC
+    assert told.timed[DYNAMIC] == 2
 
 
 def test_nothing_is_tried_when_the_time_is_over() -> None:

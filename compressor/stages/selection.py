@@ -67,12 +67,12 @@ class Selection:
 
         task = self.work.data.task
         scores = [task.scorer(self._predicted(file, count), task.primary) for file in (dense, other)]
-        metrics = [score(np.arange(count)) for score in scores]
+        before, after = (score(np.arange(count)) for score in scores)
         sign = 1 if task.higher_is_better(task.primary) else -1
-        value = sign * (metrics[0] - metrics[1])
+        value = sign * (before - after)
         low, high = sorted(sign * end for end in paired_interval(scores[0], scores[1], count))
         unseen = UNSEEN / count  # few answers that differ, or none, make the bootstrap too sure
-        return Loss(value, min(low, value - unseen), max(high, value + unseen), *metrics, count)
+        return Loss(value, min(low, value - unseen), max(high, value + unseen), before, after, count)
 
     def _predicted(self, file: Path, count: int) -> pd.DataFrame:
         """Predictions of the first `count` examples; those known already are not made again."""

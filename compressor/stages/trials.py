@@ -61,7 +61,7 @@ class Trials:
 
     def speedup(self, scheme: Scheme, over: Scheme | None = None) -> Interval:
         """How many times faster a scheme that was timed is than fp32, or than another that was timed with it."""
-        return self.race.speedup(self._speed_name(scheme), over and self._speed_name(over))
+        return self.race.speedup(self._speed_name(scheme), self._speed_name(over) if over else None)
 
     def not_faster(self, scheme: Scheme) -> list[Group]:
         """The groups of matrix products that take as long in this scheme's graph as in fp32, by their profiles."""

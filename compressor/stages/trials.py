@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ROUGH = 2
 """Examples that calibrate a graph of which only the speed is asked: calibration does not change it."""
+LEAST_GAIN = 0.01
 PRODUCTS = ("MatMul",)
 DENSE = "fp32"
 
@@ -64,7 +65,10 @@ class Trials:
         return self.race.speedup(self._speed_name(scheme), self._speed_name(over) if over else None)
 
     def not_faster(self, scheme: Scheme) -> list[Group]:
-        """The groups of matrix products that take as long in this scheme's graph as in fp32, by their profiles."""
+        """The groups of matrix products that take as long in this scheme's graph as in fp32, by their profiles.
+
+        None where all that they would gain in fp32 is under a hundredth of the products' time.
+        """
         from compressor.benchmark.sessions import open_session, random_inputs
         from compressor.onnx.products import group_times
 
@@ -74,7 +78,9 @@ class Trials:
         every = self.groups(scheme, PRODUCTS)
         files = (self.source, self.race.files[self._speed_name(scheme)])
         fp32, int8 = (group_times(file, inputs, cell.threads, every) for file in files)
-        return [group for group, before, after in zip(every, fp32, int8, strict=True) if after >= before]
+        gain = {group: after - before for group, before, after in zip(every, fp32, int8, strict=True)}
+        slow = [group for group in every if gain[group] >= 0]
+        return slow if sum(gain[group] for group in slow) > LEAST_GAIN * sum(int8) else []
 
     # Accuracy
 

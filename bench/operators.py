@@ -7,24 +7,21 @@ differences, not totals, with the timings of `bench/paper_architectures.py`.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import paper_architectures as papers
 
 from compressor.benchmark.machine import fingerprint
+from compressor.benchmark.sessions import open_session, random_inputs
 from compressor.files import read_json, write_json
+from compressor.onnx.products import profile
 
 NETWORK = "squadv1-base-filled-87.71"
 LENGTHS = (128, 384)
-WARM, RUNS = 3, 15
 
 
 def main() -> None:
@@ -44,7 +41,7 @@ def main() -> None:
         for length in LENGTHS:
             for name, path in models.items():
                 if time.monotonic() < end:
-                    found = operators(path, length, options.threads, Path(folder))
+                    found = operators(path, length, options.threads)
                     cells.append({"variant": name, "sequence_length": length, "ms": found})
     made = {"command": " ".join(["python", *sys.argv]), "network": NETWORK, "threads": options.threads}
     write_json(options.output, made | {"machine": fingerprint(), "cells": cells})
@@ -53,39 +50,11 @@ def main() -> None:
         print(f"{cell['variant']} {cell['sequence_length']}: {sum(cell['ms'].values()):.1f} ms: {shares}")
 
 
-def operators(path: Path, length: int, threads: int, folder: Path) -> dict[str, float]:
+def operators(path: Path, length: int, threads: int) -> dict[str, float]:
     """Median milliseconds of a run by operator, the most expensive first."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.enable_profiling = True
-    options.profile_file_prefix = str(folder / "profile")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    dice = np.random.default_rng(0)
-    feed = {
-        node.name: dice.integers(1000, 20000, (1, length))
-        if node.name == "input_ids"
-        else np.ones((1, length), int)
-        for node in session.get_inputs()
-    }
-    feed = {name: values if name != "token_type_ids" else 0 * values for name, values in feed.items()}
-    for _ in range(WARM + RUNS):
-        session.run(None, feed)
-    log = Path(session.end_profiling())
-    runs: list[dict[str, float]] = [defaultdict(float)]
-    for event in json.loads(log.read_text(encoding="utf-8")):
-        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
-            runs[-1][event["args"]["op_name"]] += event["dur"] / 1e3
-        elif event["name"] == "model_run":  # written after its nodes
-            runs.append(defaultdict(float))
-    log.unlink()
-    return summed(runs[WARM:-1])
-
-
-def summed(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Medians over runs, the largest first."""
-    names = {name for run in runs for name in run}
-    medians = {name: float(np.median([run.get(name, 0.0) for run in runs])) for name in names}
-    return dict(sorted(medians.items(), key=lambda item: -item[1]))
+    session = open_session(path, "cpu", threads)
+    found = profile(path, random_inputs(session, 1, length, seed=0), threads, by_operator=True)
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 if __name__ == "__main__":

@@ -81,11 +81,13 @@ def main() -> None:
     write_json(options.output, made | {"machine": fingerprint(), "cells": cells})
 
 
-def step_of(shape: str, batch: int, length: int, keys: dict[str, Any] | None) -> Step:
-    """A training step on a fresh model."""
+def step_of(
+    shape: str, batch: int, length: int, keys: dict[str, Any] | None, device: str = "cpu", bf16: bool = False
+) -> Step:
+    """A training step on a fresh model; on a GPU it ends when the device is done."""
     torch.manual_seed(0)
     config = BertConfig(num_attention_heads=12, num_labels=2, **SHAPES[shape])
-    model: PreTrainedModel = BertForSequenceClassification(config).train()
+    model: PreTrainedModel = BertForSequenceClassification(config).train().to(device)
     part = None
     if keys is not None:
         movement = Movement(method="movement", **keys)
@@ -94,20 +96,24 @@ def step_of(shape: str, batch: int, length: int, keys: dict[str, Any] | None) ->
     scores = {id(p) for group in groups for p in group["params"]}
     weights = [p for p in model.parameters() if id(p) not in scores]
     optimiser = torch.optim.AdamW([{"params": weights, "lr": 1e-9}, *groups], fused=True)
-    ids = torch.randint(1000, 20000, (batch, length))
-    labels, teacher = torch.randint(0, 2, (batch,)), torch.randn(batch, 2)
+    ids = torch.randint(1000, 20000, (batch, length), device=device)
+    labels = torch.randint(0, 2, (batch,), device=device)
+    teacher = torch.randn(batch, 2, device=device)
 
     def step() -> None:
         if part:
             part.before_step(50, 100)
-        outputs = model(input_ids=ids, labels=labels)
-        loss = 0.9 * divergence(outputs.logits, teacher, 2.0) + 0.1 * outputs.loss
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            outputs = model(input_ids=ids, labels=labels)
+            loss = 0.9 * divergence(outputs.logits, teacher, 2.0) + 0.1 * outputs.loss
         extra = part.loss() if part else None
         loss = loss if extra is None else loss + extra
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return step
 

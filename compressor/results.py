@@ -18,7 +18,7 @@ from compressor.stages.base import RESULTS, open_tokenizer
 from compressor.stages.benchmark import measure_latency
 from compressor.stages.export import MODEL_FILE
 from compressor.stages.package import package, verify
-from compressor.stages.release import BASELINE, judge, let_through, stands_for
+from compressor.stages.release import BASELINE, final_of, fp32_of, judge, let_through, stands_for
 
 if TYPE_CHECKING:
     from compressor.project import Project
@@ -44,6 +44,7 @@ def finish(project: Project, stages: list[dict[str, Any]]) -> dict[str, Any]:
     variants = {name: _variant(project, name, records) for name in project.chain.variants}
     results = _head(project, machine, stages) | {"variants": variants}
     _latency(project, results, machine_key(machine))
+    _settle_final(project, results)
     results["gates"] = judge(project.recipe.gates, project.recipe.release, results)
     log.info(verdict(results))
     withdraw(project.output)
@@ -140,9 +141,8 @@ def _variant(project: Project, name: str, records: dict[str, dict[str, Any]]) ->
     if "parity" in info:
         made["parity"] = info["parity"] | {"agreement": None}
     else:
-        sibling = f"{name.rpartition('_')[0]}_fp32"
         made["parity"] = evaluate.agreement(
-            project.data, _measured(project, name), _measured(project, sibling)
+            project.data, _measured(project, name), _measured(project, fp32_of(name))
         )
     return made
 
@@ -158,6 +158,7 @@ def _latency(project: Project, results: dict[str, Any], machine: str) -> None:
             project.recipe.benchmark,
             folders,
             BASELINE,
+            {name: fp32_of(name) for name, made in results["variants"].items() if "quantization" in made},
             lengths,
             project.output / MEASUREMENTS,
             machine,
@@ -166,7 +167,20 @@ def _latency(project: Project, results: dict[str, Any], machine: str) -> None:
     for name, variant in results["variants"].items():
         variant["latency"] = measured["latency"][name]
         variant["speedup"] = measured["speedup"].get(name, [])
+        if "quantization" in variant:
+            variant["quantization"]["speedup"] = measured["over_fp32"][name]
     results["conditions"] = measured["conditions"]
+
+
+def _settle_final(project: Project, results: dict[str, Any]) -> None:
+    """A quantized variant that is slower than fp32 never ships: fp32 is `final` in its place."""
+    chosen = results["final"]
+    results["final"] = final_of(chosen, results["variants"])
+    if results["final"] != chosen:
+        project.display.line(
+            f"{chosen} is slower than {results['final']}, which is final in its place "
+            "(`quantize: {mode: auto}` looks for what pays)"
+        )
 
 
 def _package(project: Project, results: dict[str, Any]) -> None:

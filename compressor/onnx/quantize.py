@@ -92,15 +92,15 @@ def quantize_with(source: Path, target: Path, scheme: Scheme, ranges: Path) -> N
             reduce_range=scheme.reduce_range,
             activation_type=QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=_excluded(scheme),
+            nodes_to_exclude=[*_excluded(scheme), *_without_weights(source)],
             calibrate_method=CALIBRATORS[scheme.calibration][0],
             extra_options={
                 "ActivationSymmetric": scheme.symmetric,
-                "MatMulConstBOnly": True,
                 "OpTypesToExcludeOutputQuantization": list(scheme.operators),
             },
             calibration_cache_path=ranges,
         )
+    _spare_other_readers(target)
 
 
 def calibrate(source: Path, target: Path, scheme: Scheme, batches: Iterable[Inputs]) -> Path:
@@ -124,6 +124,32 @@ def calibrate(source: Path, target: Path, scheme: Scheme, batches: Iterable[Inpu
 def _excluded(scheme: Scheme) -> list[str]:
     """The nodes to leave out, also by the names they get: onnxruntime first splits a Gemm into MatMul and Add."""
     return [*scheme.exclude, *(f"{name}_MatMul" for name in scheme.exclude)]
+
+
+def _without_weights(source: Path) -> list[str]:
+    """The graph's products of two activations: `MatMulConstBOnly` keeps only `quantize_dynamic` from them."""
+    graph = onnx.load(source, load_external_data=False).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return [n.name for n in graph.node if n.op_type == "MatMul" and not constants & set(n.input)]
+
+
+def _spare_other_readers(path: Path) -> None:
+    """Let only the quantized products read rounded activations, and residual sums and the like the true ones.
+
+    onnxruntime gives everything that reads a tensor the rounded values, once one reader is quantized: errors then
+    travel along the residual stream from layer to layer.
+    """
+    model = onnx.load(path)
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    rounded = {name: node for name, node in makers.items() if node.op_type == "DequantizeLinear"}
+    products = [n for n in graph.node if n.op_type == "MatMul" and set(n.input) <= set(rounded)]
+    true = {n.input[0]: makers[rounded[n.input[0]].input[0]].input[0] for n in products}
+    spared = {id(n) for n in products}
+    for node in graph.node:
+        if id(node) not in spared:
+            node.input[:] = [true.get(name, name) for name in node.input]
+    onnx.save(model, path)
 
 
 class _Reader(CalibrationDataReader):

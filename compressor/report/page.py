@@ -117,10 +117,11 @@ def tried_rows(results: Results) -> list[tuple[str, list[list[str]]]]:
     for name, variant in results["variants"].items():
         metric, rows = (variant.get("metric") or {}).get("name", ""), []
         for one in (variant.get("quantization") or {}).get("tried") or []:
-            speedup = {"value": one["speedup"], "ci95": one["ci95"]}
+            timed = one["speedup"] is not None
+            speedup = speedup_text({"value": one["speedup"], "ci95": one["ci95"]}) if timed else MISSING
             fate = "taken" if one.get("admitted") else one.get("why") or ""
             scores = [metric_text(metric, one.get("metric")), drop_text(metric, {"value": one.get("drop")})]
-            rows.append([one["scheme"].replace("-", " "), speedup_text(speedup), *scores, fate])
+            rows.append([one["scheme"].replace("-", " "), speedup, *scores, fate])
         if rows:
             found.append((name, rows))
     return found

@@ -136,6 +136,7 @@ def _gate_unit(name: str, metric: str) -> tuple[float, str, int]:
         "max_metric_drop_relative": (100, " %", 2),
         "min_metric": (100, " %", 2) if fraction else (1, "", 2),
         "min_speedup": (1, "x", 2),
+        "min_speedup_over_fp32": (1, "x", 2),
         "max_latency_ms": (1, " ms", 2),
         "max_file_mb": (1, " MB", 1),
         "min_agreement": (100, " %", 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,22 @@ from compressor.files import digest, sha256, stored_under, write_json
 from compressor.schema import Progress, json_of
 from compressor.stages.export import MODEL_FILE
 
-VERSION = 2
+VERSION = 3
 
 
 def measure_latency(
     keys: BenchmarkKeys,
     folders: dict[str, Path],
     reference: str,
+    quantized: Mapping[str, str],
     lengths: list[int],
     folder: Path,
     machine: str,
     progress: Progress,
 ) -> dict[str, Any]:
     """Latency and speedup rows of every variant, and the conditions.
+
+    `quantized` names, for each quantized variant, the same model in fp32: `over_fp32` has its speedup over that.
 
     Beside the recipe's grid the validation set's real `lengths` are timed (first provider and threads, one
     example at a time). `folder` keeps the result and, in a folder a variant, the raw samples (`raw` in a row names
@@ -55,6 +59,7 @@ def measure_latency(
         "key": key,
         "latency": latency,
         "speedup": measured.speedup,
+        "over_fp32": {name: measured.speedup_over(fp32)[name] for name, fp32 in quantized.items()},
         "conditions": measured.conditions,
     }
     write_json(stored, result)

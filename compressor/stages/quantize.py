@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 OF_INT8 = ("operators", "per_channel", "reduce_range")
 OF_STATIC = ("symmetric", "calibration")
 DECIDED = ("per_channel", "symmetric")
-"""Keys of int8, of its static kind, and those that `auto` decides itself."""
+OF_AUTO = ("minutes",)
+"""Keys of int8, of its static kind, those that `auto` decides itself, and its own."""
 
 
 class CalibrationKeys(Keys):
@@ -35,14 +36,14 @@ class Quantize(Stage):
 
     `dynamic` takes the ranges of activations as they come, `static` calibrates them beforehand on training
     examples: faster, if those are like what will be served. `exclude` names nodes of the graph that stay in fp32
-    (`*` stands for anything).
+    (`*` stands for anything). `auto` tries nothing more after so many `minutes`; the best so far is taken.
 
     Example:
         - quantize: {mode: static, calibration: {method: percentile, examples: 128}}
     """
 
     verb: ClassVar[str] = "quantize"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     mode: Literal["dynamic", "static", "fp16", "auto"] = "dynamic"
     operators: list[Literal["MatMul", "Gather"]] = ["MatMul", "Gather"]
@@ -51,10 +52,16 @@ class Quantize(Stage):
     symmetric: bool = False
     calibration: CalibrationKeys = CalibrationKeys()
     exclude: list[str] = []
+    minutes: Annotated[float, Field(gt=0)] = 30.0
 
     @model_validator(mode="after")
     def _only_where_it_applies(self) -> Quantize:
-        foreign = {"dynamic": OF_STATIC, "fp16": (*OF_INT8, *OF_STATIC), "auto": DECIDED}.get(self.mode, ())
+        foreign = {
+            "dynamic": (*OF_STATIC, *OF_AUTO),
+            "static": OF_AUTO,
+            "fp16": (*OF_INT8, *OF_STATIC, *OF_AUTO),
+            "auto": DECIDED,
+        }[self.mode]
         for key in foreign:
             if key in self.model_fields_set:
                 raise ValueError(f"mode {self.mode} has no `{key}`; leave it out")
@@ -87,16 +94,15 @@ class Quantize(Stage):
         """Write the quantized `model.onnx` beside config and tokenizer."""
         from compressor.onnx.quantize import quantize
         from compressor.onnx.runtime import OnnxModel
-        from compressor.stages.auto import Search
+        from compressor.stages import auto
 
         work.progress("quantize", 0.0)
         copy_companions(work.source, work.folder)
         source, target = work.source / MODEL_FILE, work.folder / MODEL_FILE
         tried: list[dict[str, Any]] = []
         if self.mode == "auto":
-            search = Search(work, self)
-            choice = search.choose()
-            scheme, tried = search.write(choice, target), choice["tried"]
+            choice = auto.choose(work, self)
+            scheme, tried = auto.write(work, self, choice, target), choice["tried"]
         else:
             scheme = self.scheme(work)
             quantize(source, target, scheme, self.batches(work, scheme))
@@ -122,13 +128,13 @@ class Quantize(Stage):
             tuple(matching_nodes(work.source / MODEL_FILE, self.exclude)),
         )
 
-    def batches(self, work: Work, scheme: Scheme) -> Iterator[Inputs]:
+    def batches(self, work: Work, scheme: Scheme, examples: int | None = None) -> Iterator[Inputs]:
         """Training examples to calibrate with, one by one, as they are served: unpadded."""
         if scheme.mode != "static":
             return
         task, tokenizer = work.data.task, work.tokenizer()
         train = task.examples.train
-        chosen = train.sample(min(self.calibration.examples, len(train)), random_state=work.seed)
+        chosen = train.sample(min(examples or self.calibration.examples, len(train)), random_state=work.seed)
         features, collate = task.features(chosen, tokenizer), task.collate(tokenizer)
         for number, row in enumerate(features):
             work.progress("calibrate", number / len(features))
@@ -140,5 +146,6 @@ class Quantize(Stage):
         if self.reduce_range != "auto":
             return self.reduce_range
         from compressor.benchmark.machine import fingerprint
+        from compressor.onnx.presets import preset_for
 
-        return not {"avx512_vnni", "avx_vnni", "amx_int8", "dotprod"} & set(fingerprint()["isa"])
+        return preset_for(fingerprint()["isa"]).reduce_range

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -13,6 +13,8 @@ from compressor.schema import Keys
 Positive = Annotated[float, Field(gt=0)]
 BASELINE = "dense_fp32"
 """The variant that speedups and drops are measured from."""
+OVER_FP32 = "min_speedup_over_fp32"
+"""The gate that no recipe has to ask for: what is quantized must not be slower than the same model in fp32."""
 
 
 class Limit(Keys):
@@ -61,6 +63,24 @@ def stands_for(name: str, final: str, variants: Iterable[str]) -> list[str]:
     return list(variants) if name == "all" else [final if name == "final" else name]
 
 
+def fp32_of(variant: str) -> str:
+    """The variant that is the same model in fp32."""
+    return f"{variant.rpartition('_')[0]}_fp32"
+
+
+def final_of(chosen: str, variants: Mapping[str, dict[str, Any]]) -> str:
+    """The final variant: `chosen`, or the same model in fp32 where quantization has surely made it slower."""
+    row = _over_fp32(variants[chosen])
+    return fp32_of(chosen) if row and row["ci95"][1] < 1 else chosen
+
+
+def _over_fp32(variant: dict[str, Any]) -> dict[str, Any] | None:
+    """Speedup of a quantized variant over the same model in fp32, in the first benchmark cell."""
+    if variant.get("precision") == "fp32":  # what `auto` may have kept
+        return None
+    return next(iter(variant.get("quantization", {}).get("speedup", ())), None)
+
+
 def judged(gates: GateKeys, release: str, final: str, variants: Iterable[str]) -> dict[str, list[str]]:
     """The variants that every gate judges: the one that it names, else all that are released.
 
@@ -88,13 +108,34 @@ def judge(gates: GateKeys, release: str, results: dict[str, Any]) -> list[dict[s
     """Every gate's verdict on every variant that it judges, in the form of results.json.
 
     Speed and latency are judged by the whole 95 % interval: passed when all of it meets the limit, failed when
-    none of it does, else inconclusive. Everything else is judged by its value.
+    none of it does, else inconclusive. Everything else is judged by its value. What is released quantized is
+    also held to the speed of the same model in fp32, and fails where it is surely slower.
     """
-    return [
+    final, variants = results["final"], results["variants"]
+    asked = [
         _verdict(gate, getattr(gates, gate), name, results)
-        for gate, names in judged(gates, release, results["final"], results["variants"]).items()
+        for gate, names in judged(gates, release, final, variants).items()
         for name in names
     ]
+    return asked + [
+        _pays(name, row)
+        for name in stands_for(release, final, variants)
+        if (row := _over_fp32(variants[name]))
+    ]
+
+
+def _pays(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Whether quantization did not slow a variant down: it fails where the whole interval is below 1."""
+    return {
+        "name": OVER_FP32,
+        "limit": 1.0,
+        "value": row["value"],
+        "ci95": row["ci95"],
+        "passed": row["ci95"][1] >= 1,
+        "inconclusive": False,
+        "variant": name,
+        "detail": str(Cell.of(row)),
+    }
 
 
 def let_through(gate: dict[str, Any], on_noise: str) -> bool:

@@ -133,11 +133,14 @@ class Task(ABC):
         rows = np.arange(len(predictions))
         return {name: self.scorer(predictions, name)(rows) for name in self.metric_names(predictions)}
 
-    def judged(self, predictions: pd.DataFrame) -> float:
-        """What choices go by: the primary metric, or the first there is where these examples lack its references."""
+    def deciding(self, predictions: pd.DataFrame) -> str:
+        """The metric that choices go by: the primary one, or the first there is where its references are lacking."""
         names = self.metric_names(predictions)
-        metric = self.primary if self.primary in names else names[0]
-        return self.scorer(predictions, metric)(np.arange(len(predictions)))
+        return self.primary if self.primary in names else names[0]
+
+    def judged(self, predictions: pd.DataFrame) -> float:
+        """The value of the metric that choices go by."""
+        return self.scorer(predictions, self.deciding(predictions))(np.arange(len(predictions)))
 
     def agreement(self, one: pd.DataFrame, other: pd.DataFrame) -> float:
         """Share of equal predictions in two tables of the same examples; where an example has many, of them all."""

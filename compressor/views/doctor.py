@@ -13,6 +13,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from compressor.benchmark.machine import busy, disturbance, fingerprint
+from compressor.onnx.presets import preset_for
 from compressor.plan import free_disk
 from compressor.report.fields import listed
 from compressor.tables import facts
@@ -54,15 +55,8 @@ def doctor_view() -> list[RenderableType]:
 
 def int8_here(isa: Collection[str]) -> str:
     """What the instruction sets mean for a quantized model."""
-    if "amx_int8" in isa:
-        return "AMX: int8 products are fastest, and exact"
-    if {"avx512_vnni", "avx_vnni"} & set(isa):
-        return "VNNI: int8 products are fast, and exact"
-    if {"i8mm", "dotprod"} & set(isa):
-        return f"{'i8mm' if 'i8mm' in isa else 'dotprod'}: int8 products are fast, and exact"
-    if {"avx2", "avx512f"} & set(isa):
-        return "no VNNI: int8 sums can saturate, so `quantize` takes 7-bit weights; expect less speedup"
-    return "no instructions for int8 known here: measure whether it pays"
+    preset = preset_for(isa)
+    return f"{preset.name}: {preset.effect}"
 
 
 def missing(packages: Collection[str], providers: Collection[str], gpus: Collection[str]) -> list[str]:

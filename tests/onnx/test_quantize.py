@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from compressor.errors import UserError
@@ -111,6 +112,21 @@ def test_excluded_nodes_stay_as_they_are(mode: Any, exported: Path) -> None:
     some, every = (matching_nodes(exported, [p]) for p in ("*layer.0*/MatMul*", "*"))
     assert 0 < len(some) < len(every)
     assert quantized([]) > quantized(some) > quantized(every) == 0
+
+
+def test_only_the_products_with_weights_read_rounded_activations(exported: Path) -> None:
+    """Residual sums, norms and attention scores get the true values: else errors add up from layer to layer."""
+    target = exported.with_name("small.onnx")
+    quantize(exported, target, Scheme("static", ("MatMul",)), batches())
+    graph = onnx.load(target).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    rounded = {name for name, node in makers.items() if node.op_type == "DequantizeLinear"}
+    readers = [node for node in graph.node if rounded & set(node.input)]
+    assert readers
+    for node in readers:
+        assert node.op_type == "MatMul"
+        weight = makers[node.input[1]].input[0]
+        assert weight not in makers  # a constant
 
 
 def test_a_pattern_that_fits_no_node_is_refused(exported: Path) -> None:

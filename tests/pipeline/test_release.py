@@ -11,7 +11,7 @@ from compressor import results as results_module
 from compressor.display import Display
 from compressor.errors import GateError
 from compressor.results import _package, handed_over
-from compressor.stages.release import GateKeys, Limit, judge, judged
+from compressor.stages.release import GateKeys, Limit, final_of, judge, judged
 
 CELL = {"provider": "cpu", "threads": 2, "batch_size": 1, "sequence_length": 128, "part": "forward"}
 SPEEDUPS = {
@@ -107,6 +107,36 @@ def test_a_verdict_says_where_it_was_measured() -> None:
     (speed, *_) = judge(GateKeys(min_speedup=2), "final", results())
     assert (speed["value"], speed["ci95"]) == (2.2, [2.1, 2.3])
     assert speed["detail"] == "cpu, 2 threads, batch 1, 128 tokens"
+
+
+def over_fp32(*interval: float, precision: str = "int8") -> dict[str, Any]:
+    """Results in which the final variant has this speedup (low, value, high) over the same model in fp32."""
+    low, value, high = interval
+    found = results()
+    quantization = {"speedup": [CELL | {"value": value, "ci95": [low, high]}]}
+    found["variants"]["pruned_int8"] |= {"precision": precision, "quantization": quantization}
+    return found
+
+
+def test_what_quantization_slowed_down_is_not_final() -> None:
+    def final(found: dict[str, Any]) -> str:
+        return final_of(found["final"], found["variants"])
+
+    assert final(results()) == "pruned_int8"
+    assert final(over_fp32(0.9, 0.95, 0.99)) == "pruned_fp32"
+    assert final(over_fp32(0.9, 0.95, 1.01)) == "pruned_int8"
+    assert (
+        final(over_fp32(0.9, 0.95, 0.99, precision="fp32")) == "pruned_int8"
+    )  # auto kept fp32: the same file
+
+
+def test_nor_is_it_released_where_it_is_asked_for_by_name() -> None:
+    for release in ("pruned_int8", "all"):
+        for interval, expected in (((0.9, 0.95, 0.99), "failed"), ((0.9, 0.95, 1.01), "passed")):
+            gates = judge(GateKeys(), release, over_fp32(*interval))
+            (made,) = [g for g in gates if g["name"] == "min_speedup_over_fp32"]
+            assert (made["variant"], state(made)) == ("pruned_int8", expected)
+            assert made["detail"] == "cpu, 2 threads, batch 1, 128 tokens"
 
 
 Packaged = Callable[..., dict[str, list[str]]]

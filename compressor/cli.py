@@ -193,18 +193,30 @@ def inspect(
 
 
 @app.command()
-def verify(artifact: Annotated[Path, typer.Argument(help="an artifact folder")]) -> None:
-    """Check an artifact's hashes, load it, and replay its stored sample."""
+def verify(
+    artifact: Annotated[Path, typer.Argument(help="an artifact folder")],
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="KEY.pem", help="also check that this key's owner signed it")
+    ] = None,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY.pem", help="sign what was verified with this private key")
+    ] = None,
+) -> None:
+    """Check an artifact's hashes, load it, and replay its stored sample; check or make its signature."""
     from compressor.log import quiet_libraries
 
     quiet_libraries()
     from compressor.stages.package import verify as check
 
-    figures = check(artifact)
+    figures = check(artifact, public_key)
     out(
         f"verified: {figures['files']} files, sample within {figures['max_abs_error']:.1e} "
-        f"(allowed {figures['tolerance']:.0e})"
+        f"(allowed {figures['tolerance']:.0e}){figures['signature']}"
     )
+    if sign:
+        from compressor.signing import sign as make_signature
+
+        out(f"signed: {make_signature(artifact, sign)}")
 
 
 @app.command()

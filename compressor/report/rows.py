@@ -68,7 +68,7 @@ def variant_rows(results: Results) -> list[VariantRow]:
 
 
 def headline(results: Results) -> list[tuple[str, str, str]]:
-    """What became of the dense model: a label, the final variant's number and the dense one's, of what was measured."""
+    """What became of the dense model: of all that was measured a label, the final variant's number, the dense one's."""
     if results["final"] == results["baseline"] or results["final"] not in results["variants"]:
         return []
     cell = main_cell(results)

@@ -37,7 +37,8 @@ LOOKED = """(() => {
     [...element.childNodes].some(node => node.nodeType == 3 && node.textContent.trim()));
   const contrasts = texts.map(element => {
     const style = getComputedStyle(element), drawn = element instanceof SVGElement;
-    const inks = [light(channels(drawn ? style.fill : style.color).rgb), light(behind(element))].sort((a, b) => a - b);
+    const ink = channels(drawn ? style.fill : style.color).rgb;
+    const inks = [light(ink), light(behind(element))].sort((a, b) => a - b);
     return {text: element.textContent.trim().slice(0, 30), ratio: (inks[1] + 0.05) / (inks[0] + 0.05)};
   });
   const out = texts.filter(element => element instanceof HTMLElement && !element.closest('.wide, pre, svg'))

@@ -8,8 +8,6 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
-
 from compressor.report import plots
 from compressor.report.anatomy import kept_summary, structures_of
 from compressor.report.page import latency_rows, write_report

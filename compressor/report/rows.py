@@ -68,7 +68,7 @@ def variant_rows(results: Results) -> list[VariantRow]:
 
 
 def headline(results: Results) -> list[tuple[str, str, str]]:
-    """What became of the dense model: of all that was measured a label, the final variant's number, the dense one's."""
+    """What became of the dense model: label, number of the final variant and of the dense one, where measured."""
     if results["final"] == results["baseline"] or results["final"] not in results["variants"]:
         return []
     cell = main_cell(results)

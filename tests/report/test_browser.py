@@ -38,7 +38,8 @@ LOOKED = """(() => {
   const contrasts = texts.map(element => {
     const style = getComputedStyle(element), drawn = element instanceof SVGElement;
     const ink = channels(drawn ? style.fill : style.color).rgb;
-    const inks = [light(ink), light(behind(element))].sort((a, b) => a - b);
+    const inks = [light(ink), light(behind(element))]
+      .sort((a, b) => a - b);
     return {text: element.textContent.trim().slice(0, 30), ratio: (inks[1] + 0.05) / (inks[0] + 0.05)};
   });
   const out = texts.filter(element => element instanceof HTMLElement && !element.closest('.wide, pre, svg'))

@@ -272,7 +272,7 @@ def new(
 @app.command()
 def completion(shell: Annotated[Shell, typer.Argument(help="of which shell")]) -> None:
     """Make a shell complete: eval "$(compressor completion bash)"."""
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     script = get_completion_script(prog_name=PROGRAM, complete_var=COMPLETE, shell=shell.value)
     sys.stdout.write(script + "\n")
@@ -317,7 +317,7 @@ def _options(
 def main(arguments: list[str] | None = None) -> int:
     """Run the program and return its exit code (see `errors`); one clear message instead of a traceback."""
     if COMPLETE in os.environ:
-        from typer.completion import completion_init
+        from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
     command = typer.main.get_command(app)

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # what draws its boxes takes longer to import than all else together
     help="Makes a transformer several times faster on the server that really runs it, and proves it.",
 )
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="a recipe file (.yaml)")]
@@ -27,7 +28,18 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the recipe")
 ]
 Output = Annotated[Path | None, typer.Option(help="the run's folder (default: runs/<name>)")]
+PROGRAM = "compressor"
+COMPLETE = "_COMPRESSOR_COMPLETE"
+"""The variable by which a shell asks the program how a line may go on."""
 INTERRUPTED = "interrupted; the same command goes on where it stopped"
+
+
+class Shell(StrEnum):
+    """Shells that can complete."""
+
+    bash = "bash"
+    zsh = "zsh"
+    fish = "fish"
 
 
 def out(*values: Any) -> None:
@@ -62,7 +74,7 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="redo everything")] = False,
     nproc: Annotated[int, typer.Option(min=1, help="processes that train together")] = 1,
 ) -> None:
-    """Run a recipe: fine-tune, prune, slice, export, quantize, measure, gate."""
+    """Run a recipe, from training to measured and gated artifact."""
     project = _project(recipe, sets, output, nproc)
     from compressor.log import log_to
     from compressor.pipeline import run_recipe
@@ -90,7 +102,7 @@ def run(
 
 @app.command()
 def plan(recipe: RecipePath, sets: Sets = None, output: Output = None) -> None:
-    """Show what a run would do, offline: stages, data, shapes, time, disk, memory."""
+    """Show what a run would do, offline: stages, data, time, disk."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     project = _project(recipe, sets, output)
     from compressor.plan import plan as make_plan
@@ -101,7 +113,7 @@ def plan(recipe: RecipePath, sets: Sets = None, output: Output = None) -> None:
 
 @app.command()
 def validate(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...")], sets: Sets = None) -> None:
-    """Check recipes and list everything that is wrong in all of them."""
+    """Check recipes: all that is wrong in all of them, at once."""
     from compressor.recipe import load_recipe
 
     problems = []
@@ -185,7 +197,7 @@ def evaluate(
     recipe: Annotated[Path, typer.Option(help="the recipe whose task it is scored on")],
     sets: Sets = None,
 ) -> None:
-    """Task metrics of a checkpoint folder (by PyTorch) or an artifact (by onnxruntime)."""
+    """Score a checkpoint folder or an artifact on its task."""
     project = _project(recipe, sets, None)
     from compressor.views.evaluate import evaluate_model
 
@@ -218,18 +230,30 @@ def inspect(
 
 
 @app.command()
-def verify(artifact: Annotated[Path, typer.Argument(help="an artifact folder")]) -> None:
-    """Check an artifact's hashes, load it, and replay its stored sample."""
+def verify(
+    artifact: Annotated[Path, typer.Argument(help="an artifact folder")],
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="KEY.pem", help="also check that this key's owner signed it")
+    ] = None,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY.pem", help="sign what was verified with this private key")
+    ] = None,
+) -> None:
+    """Check an artifact: hashes, signature, stored sample replayed."""
     from compressor.log import quiet_libraries
 
     quiet_libraries()
     from compressor.stages.package import verify as check
 
-    figures = check(artifact)
+    figures = check(artifact, public_key)
     out(
         f"verified: {figures['files']} files, sample within {figures['max_abs_error']:.1e} "
-        f"(allowed {figures['tolerance']:.0e})"
+        f"(allowed {figures['tolerance']:.0e}){figures['signature']}"
     )
+    if sign:
+        from compressor.signing import sign as make_signature
+
+        out(f"signed: {make_signature(artifact, sign)}")
 
 
 @app.command()
@@ -256,19 +280,27 @@ def recipes() -> None:
 
 @app.command()
 def new(
-    model: Annotated[str, typer.Option(help="hub id or folder of the model")],
-    task: Annotated[
-        str,
-        typer.Option(
-            help="text-classification, token-classification, question-answering or feature-extraction"
-        ),
-    ],
     target: Annotated[Path, typer.Argument(metavar="RECIPE", help="the file to write")] = Path("recipe.yaml"),
+    model: Annotated[str | None, typer.Option(help="hub id or folder of the model")] = None,
+    task: Annotated[str | None, typer.Option(help="its type, such as question-answering")] = None,
+    method: Annotated[str | None, typer.Option(help="how to prune (default: movement)")] = None,
+    train: Annotated[str | None, typer.Option(metavar="FILE", help="training data")] = None,
+    validation: Annotated[str | None, typer.Option(metavar="FILE", help="data to score on")] = None,
 ) -> None:
-    """Write a commented recipe for a model and a task."""
-    from compressor.views.new import write_new
+    """Write a commented recipe; asks for what is not given."""
+    from compressor.views.new import ask, write_new
 
-    out(write_new(model, task, target))
+    given = {"model": model, "task": task, "method": method, "train": train, "validation": validation}
+    out(write_new(ask(given, typer.prompt), target))
+
+
+@app.command()
+def completion(shell: Annotated[Shell, typer.Argument(help="of which shell")]) -> None:
+    """Make a shell complete: eval "$(compressor completion bash)"."""
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
+
+    script = get_completion_script(prog_name=PROGRAM, complete_var=COMPLETE, shell=shell.value)
+    sys.stdout.write(script + "\n")
 
 
 @app.command()
@@ -283,7 +315,7 @@ def schema() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Show versions, providers, instruction sets, and what is missing."""
+    """Show versions, providers, instruction sets, what is missing."""
     from compressor.log import quiet_libraries
 
     quiet_libraries()
@@ -309,11 +341,15 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program and return its exit code (see `errors`); one clear message instead of a traceback."""
+    if COMPLETE in os.environ:
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     command = typer.main.get_command(app)
     # An option of the program, not of a verb; typed behind the verb it means the same.
     arguments = sorted(sys.argv[1:] if arguments is None else arguments, key=lambda word: word != "--debug")
     try:
-        code = int(command.main(arguments, prog_name="compressor", standalone_mode=False) or 0)
+        code = int(command.main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
         return _fail(INTERRUPTED, code) if code == 130 else code
     except CompressorError as error:
         return _fail(str(error), error.exit_code)

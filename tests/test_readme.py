@@ -25,12 +25,12 @@ def test_the_bag_of_words_it_names_is_the_measured_one() -> None:
 
 
 def test_the_run_folder_it_names_is_that_of_the_new_recipe(tmp_path: Path) -> None:
-    from compressor.views.new import recipe_text
+    from compressor.views.new import Answers, recipe_text
 
     words = re.search(r"^compressor new --model (\S+) --task (\S+) (\S+)", README, flags=re.MULTILINE)
     assert words is not None
     model, task, file = words.groups()
-    name = re.search(r"^name: (\S+)$", recipe_text(model, task, Path(file)), flags=re.MULTILINE)
+    name = re.search(r"^name: (\S+)$", recipe_text(Answers(model, task), Path(file)), flags=re.MULTILINE)
     assert name is not None
     assert f"compressor verify runs/{name.group(1)}/artifact" in README
 

@@ -100,6 +100,6 @@ def model_content(source: ModelSource) -> Any:
     name, revision = (source.id, source.revision) if isinstance(source, HubModel) else (source, None)
     try:
         config = cached_file(name, "config.json", revision=revision, local_files_only=True)
-        return [name, extract_commit_hash(config, revision)]
+        return [name, extract_commit_hash(config, None)]
     except OSError:
         return [name, revision]

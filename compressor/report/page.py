@@ -32,7 +32,7 @@ from compressor.report.fields import (
 )
 from compressor.report.picture import structure_picture
 from compressor.report.render import render
-from compressor.report.rows import drop_header, gate_rows, metric_header, variant_rows
+from compressor.report.rows import drop_header, gate_rows, headline, metric_header, variant_rows
 from compressor.report.shares import shares
 from compressor.report.verdict import overall_state, verdict
 
@@ -41,6 +41,7 @@ Facts = list[tuple[str, str]]
 
 def write_report(results: Results, run_folder: Path) -> Path:
     """Write `report.html` into `run_folder` and return its path. Parts that the results lack are left out."""
+    rows = variant_rows(results)
     page = render(
         "report.html.j2",
         title=results["name"],
@@ -50,7 +51,9 @@ def write_report(results: Results, run_folder: Path) -> Path:
         cell=main_cell(results),
         task=task_facts(results),
         gates=gate_rows(results),
-        variants=variant_rows(results),
+        headline=headline(results),
+        variants=rows,
+        zeros=any(row.nonzero != row.sliced for row in rows),
         metric_header=metric_header(results),
         drop_header=drop_header(results),
         references=reference_facts(results),

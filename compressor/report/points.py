@@ -7,15 +7,34 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from compressor.cell import Cell
-from compressor.report.fields import Results, entry_at, is_fraction
+from compressor.report.fields import Results, entry_at, is_fraction, member_of
 from compressor.report.svg import ACCENT, INK, MUTED, RULE, SURFACE, blank
 
 MARKS = "osD^vPXh"
-OFFSETS = ((7, 0), (-7, 0), (0, 7), (0, -7), (7, 7), (7, -7), (-7, 7), (-7, -7), (0, 14), (0, -14))
+OFFSETS = (
+    *((7, 0), (-7, 0), (0, 7), (0, -7), (7, 7), (7, -7), (-7, 7), (-7, -7), (0, 14), (0, -14)),
+    *(
+        (12, 20),
+        (-12, 20),
+        (12, -20),
+        (-12, -20),
+        (0, 28),
+        (0, -28),
+        (16, 32),
+        (-16, 32),
+        (16, -32),
+        (-16, -32),
+    ),
+)
+FAR = 14
+"""Points; a label further off is tied to its mark by a line."""
 
 
 class Point(NamedTuple):
-    """A variant's p50 (ms) and metric, each with its interval; `role` is `baseline`, `final` or empty."""
+    """A variant's p50 (ms) and metric, each with its interval; `role` is `baseline`, `final` or empty.
+
+    `family` is the precision of a pruned variant: those of one run and family are one model in several sizes.
+    """
 
     label: str
     role: str
@@ -24,6 +43,7 @@ class Point(NamedTuple):
     x_range: tuple[float, float]
     y: float
     y_range: tuple[float, float]
+    family: str = ""
 
 
 def points_of(results: Results, cell: Cell | None, run: int | None = None) -> list[Point]:
@@ -41,7 +61,10 @@ def points_of(results: Results, cell: Cell | None, run: int | None = None) -> li
         label = name if run is None else results["name"] if role == "final" else ""
         low, high = latency.get("p50_ci95") or (p50, p50)
         y = scale * metric["value"]
-        found.append(Point(label, role, run or 0, p50, (low, high), y, _metric_range(variant, y, scale)))
+        member, precision = member_of(name)
+        family = "" if member == "dense" else precision
+        y_range = _metric_range(variant, y, scale)
+        found.append(Point(label, role, run or 0, p50, (low, high), y, y_range, family))
     return found
 
 
@@ -59,6 +82,7 @@ def scatter(points: list[Point], metric: str) -> Figure:
     """Draw points: the baseline hollow, the final variant in the accent, times from zero."""
     made = blank(3.1)
     axes: Axes = made.subplots()
+    _join_families(axes, points)
     for point in points:
         accent = point.role == "final"
         colour = ACCENT if accent else MUTED
@@ -78,10 +102,29 @@ def scatter(points: list[Point], metric: str) -> Figure:
         axes.axhline(baseline.y, color=RULE, linewidth=1, linestyle=(0, (3, 2)))
     axes.set_xlim(0, 1.12 * max(p.x_range[1] for p in points))
     axes.margins(y=0.14)
+    if metric.endswith("(%)"):
+        _end_at_hundred(axes)
     axes.set_xlabel("p50 latency (ms)")
     axes.set_ylabel(metric)
     _label(made, axes, points)
     return made
+
+
+def _join_families(axes: Axes, points: list[Point]) -> None:
+    """A thin line through the sizes of one model, dashed where they are quantized."""
+    for run, family in dict.fromkeys((p.run, p.family) for p in points if p.family):
+        sizes = sorted((p.x, p.y) for p in points if (p.run, p.family) == (run, family))
+        if len(sizes) > 1:
+            dash = "-" if family == "fp32" else (0, (3, 1.5))
+            axes.plot(*zip(*sizes, strict=True), color=MUTED, linewidth=0.8, linestyle=dash, alpha=0.6)
+
+
+def _end_at_hundred(axes: Axes) -> None:
+    """No tick above 100 %, and little room."""
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= 100]
+    axes.set_yticks(ticks)
+    axes.set_ylim(low, min(high, 100 + 0.15 * (100 - low)))
 
 
 def _label(made: Figure, axes: Axes, points: list[Point]) -> None:
@@ -103,6 +146,9 @@ def _place(axes: Axes, point: Point, taken: list[Bbox]) -> Bbox:
         box = text.get_window_extent()
         if _contains(axes.bbox, box) and not any(box.overlaps(other) for other in taken):
             break
+    if max(abs(dx), abs(dy)) > FAR:
+        tie = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+        axes.annotate("", (point.x, point.y), (dx, dy), textcoords="offset points", arrowprops=tie)
     return box
 
 

@@ -67,6 +67,20 @@ def variant_rows(results: Results) -> list[VariantRow]:
     return [variant_row(results, name, cell) for name in results["variants"]]
 
 
+def headline(results: Results) -> list[tuple[str, str, str]]:
+    """What became of the dense model: label, number of the final variant and of the dense one, where measured."""
+    if results["final"] == results["baseline"] or results["final"] not in results["variants"]:
+        return []
+    cell = main_cell(results)
+    now, before = (variant_row(results, results[role], cell) for role in ("final", "baseline"))
+    pairs = [
+        (metric_header(results), now.metric, before.metric),
+        ("p50 latency", now.p50, before.p50),
+        ("file", now.size, before.size),
+    ]
+    return [pair for pair in pairs if MISSING not in pair]
+
+
 def metric_header(results: Results) -> str:
     """The primary metric's name as a column title: `accuracy`, `exact match`."""
     metric = metric_of(results)

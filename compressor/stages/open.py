@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,12 +16,16 @@ if TYPE_CHECKING:
 
     from compressor.tasks.base import Task
 
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MOST_LETTERS = 1000
+"""Rarer ones become [UNK]."""
+
 
 class OpenModel(Stage):
     """Opens a hub model, a folder, or makes a new model and tokenizer; not written in recipes."""
 
     verb: ClassVar[str] = "model"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def run(self, work: Work) -> dict[str, Any]:
         """Write the model folder, its tokenizer as the task and the model need it."""
@@ -104,8 +109,15 @@ def _train_wordpiece(keys: TrainTokenizer, work: Work) -> Any:
     from transformers import BertTokenizerFast
 
     trainer = BertWordPieceTokenizer(lowercase=keys.lowercase)
+    texts = list(_texts(work.data.task.examples.train))
+    first, inner = _letters(trainer, texts)
     trainer.train_from_iterator(
-        _texts(work.data.task.examples.train), vocab_size=keys.vocab_size, show_progress=False
+        texts,
+        vocab_size=keys.vocab_size,
+        initial_alphabet=first,
+        limit_alphabet=len(first),
+        special_tokens=[*SPECIAL, *inner],
+        show_progress=False,
     )
     vocabulary = Path(work.scratch) / "vocab.txt"
     vocabulary.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +137,21 @@ def _with_cls_last(tokenizer: Any) -> Any:
         special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[SEP]", "[CLS]")],
     )
     return tokenizer
+
+
+def _letters(tokenizer: Any, texts: list[str]) -> tuple[list[str], list[str]]:
+    """The most frequent letters, and those of them that go on a word, as tokens; both in order.
+
+    The trainer would number the latter in another order each time, and break ties between merges by number.
+    """
+    counts: Counter[str] = Counter()
+    inner: set[str] = set()
+    for text in texts:
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)):
+            counts.update(word)
+            inner.update(word[1:])
+    kept = sorted(sorted(counts, key=lambda letter: (-counts[letter], letter))[:MOST_LETTERS])
+    return kept, [f"##{letter}" for letter in kept if letter in inner]
 
 
 def _texts(frame: Any) -> Iterator[str]:

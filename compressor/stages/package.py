@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from compressor import __version__
 from compressor.errors import GateError, UserError
-from compressor.files import appearing, read_json, sha256, write_json
-from compressor.models.source import HubModel, describe
-from compressor.report.card import model_card, source_name
+from compressor.files import appearing, digest, json_text, sha256, write_json
+from compressor.provenance import sources_of
+from compressor.report.card import model_card
 from compressor.report.markdown import public
-from compressor.schema import json_of
 from compressor.serve import triton
+from compressor.signing import SIGNATURE, check_signature
 from compressor.stages.base import Data, open_tokenizer
 from compressor.stages.export import MODEL_FILE
 
@@ -58,25 +61,41 @@ def package(
         (folder / "serve" / "config.pbtxt").write_text(triton.triton_config(manifest), encoding="utf-8")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest["files"] = {path.relative_to(folder).as_posix(): _file(path) for path in files}
-        write_json(folder / MANIFEST, manifest)
+        write_json(folder / MANIFEST, sealed(manifest))
 
 
-def verify(artifact: Path) -> dict[str, Any]:
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with a hash of the text that it is without it."""
+    return manifest | {"sha256": hashlib.sha256(json_text(manifest).encode()).hexdigest()}
+
+
+def verify(artifact: Path, public_key: Path | None = None) -> dict[str, Any]:
     """Check an artifact: every hash, that it loads, and that the stored sample gives the stored outputs.
 
+    `public_key`: also that it is signed with the private key of this one (see `signing`).
+
     Raises:
-        UserError: no artifact there.
+        UserError: no artifact there, or no such key.
         GateError: something differs.
     """
     if not (artifact / MANIFEST).is_file():
         raise UserError(f"{artifact} is no artifact: it has no {MANIFEST}")
     try:
-        manifest = read_json(artifact / MANIFEST)
+        text = (artifact / MANIFEST).read_bytes().decode()
+        manifest = json.loads(text)
+        del manifest["sha256"]
+        whole = text == json_text(sealed(manifest))
         hashes = {name: about["sha256"] for name, about in manifest["files"].items()}
         tolerance = float(manifest["sample"]["tolerance"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise GateError(f"{artifact / MANIFEST} is damaged; fetch the artifact again") from error
+    if not whole:
+        raise GateError(
+            f"{artifact / MANIFEST} is not the one that was released: its own sha256 is of another content"
+        )
     _check_files(artifact, hashes)
+    if public_key is not None:
+        check_signature(artifact, public_key)
     try:
         worst = _replay(artifact)
     except Exception as error:  # of numpy, onnxruntime or zipfile
@@ -85,12 +104,16 @@ def verify(artifact: Path) -> dict[str, Any]:
         raise GateError(
             f"the sample's outputs differ by {worst:.2e} from the stored ones (allowed {tolerance:.0e})"
         )
-    return {"files": len(hashes), "max_abs_error": worst, "tolerance": tolerance}
+    signature = ", signature checked" if public_key else ""
+    if not public_key and (artifact / SIGNATURE).exists():
+        signature = f"; {SIGNATURE} was not checked: give --public-key"
+    return {"files": len(hashes), "max_abs_error": worst, "tolerance": tolerance, "signature": signature}
 
 
 def _check_files(artifact: Path, hashes: dict[str, str]) -> None:
     """Raise GateError unless the artifact holds exactly the files of its manifest."""
-    there = {p.relative_to(artifact).as_posix() for p in artifact.rglob("*") if p.is_file()} - {MANIFEST}
+    paths = [path for path in artifact.rglob("*") if path.is_symlink() or not path.is_dir()]
+    there = {path.relative_to(artifact).as_posix() for path in paths} - {MANIFEST, SIGNATURE}
     for name in sorted({MODEL_FILE, SAMPLE, *hashes}):
         if name not in hashes:
             raise GateError(f"{artifact / MANIFEST} does not name {name}")
@@ -163,8 +186,10 @@ def _manifest(results: dict[str, Any], variant: str, folder: Path, data: Data, m
         "metric_drop": made.get("metric_drop"),
         "latency": made.get("latency", []),
         "speedup": made.get("speedup", []),
-        "sources": _sources(model, data),
+        "sources": sources_of(model, data),
         "recipe": public(results["recipe"]),
+        "recipe_sha256": digest(results["recipe"]),
+        "tool": {"name": "compressor", "version": __version__},
         "seed": results["seed"],
         "environment": results["environment"],
     }
@@ -173,15 +198,6 @@ def _manifest(results: dict[str, Any], variant: str, folder: Path, data: Data, m
 def _file(path: Path) -> dict[str, Any]:
     role = ROLES.get(path.name, "tokenizer" if "token" in path.name or "vocab" in path.name else "other")
     return {"sha256": sha256(path), "bytes": path.stat().st_size, "role": role}
-
-
-def _sources(model: Any, data: Data) -> dict[str, dict[str, Any]]:
-    """Names of model and data. Nobody states their licences to a run: `None`, to be settled before publishing."""
-    revision = model.revision if isinstance(model, HubModel) else None
-    return {
-        "model": {"name": source_name(describe(model)), "revision": revision, "licence": None},
-        "data": {"name": source_name(json_of(data.keys)["dataset"]), "licence": None},
-    }
 
 
 def _link(source: Path, target: Path) -> None:

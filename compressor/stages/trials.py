@@ -155,7 +155,7 @@ class Trials:
 
 def label(scheme: Scheme) -> str:
     """A scheme's name in tables and files."""
-    parts = [scheme.mode]
+    parts: list[str] = [scheme.mode]
     if scheme.mode != "fp16":
         parts.append("per-channel" if scheme.per_channel else "per-tensor")
     if scheme.mode == "static":

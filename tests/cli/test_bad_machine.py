@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 import subprocess
@@ -17,8 +16,9 @@ import pytest
 from onnx import numpy_helper
 
 from compressor.cli import main
-from compressor.files import sha256
+from compressor.files import read_json, sha256, write_json
 from compressor.stages.base import LOCK
+from compressor.stages.package import sealed
 from tests.cli.conftest import LABELS, TEXTS
 from tests.cli.refusals import Call, everything_in, refused
 
@@ -249,10 +249,9 @@ def artifact(earlier: Path, tmp_path: Path) -> Path:
 
 def released_again(artifact: Path, name: str) -> None:
     """Write a changed file's hash into the manifest, so that only the sample can tell."""
-    path = artifact / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    manifest["files"][name]["sha256"] = sha256(artifact / name)
-    path.write_text(json.dumps(manifest), encoding="utf-8")
+    files = read_json(artifact / "manifest.json")["files"]
+    files[name]["sha256"] = sha256(artifact / name)
+    manifest(files=files)(artifact)
 
 
 def flip(artifact: Path) -> None:
@@ -286,15 +285,23 @@ def pickled_sample(artifact: Path) -> None:
 
 
 def manifest(**changes: Any) -> Callable[[Path], None]:
+    """Changes it and the hash of its own content, as somebody would who knows of that."""
+
     def change(artifact: Path) -> None:
         path = artifact / "manifest.json"
-        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+        changed = {key: value for key, value in read_json(path).items() if key != "sha256"} | changes
+        write_json(path, sealed(changed))
 
     return change
 
 
 def text(name: str, content: str) -> Callable[[Path], None]:
     return lambda artifact: (artifact / name).write_text(content, encoding="utf-8") and None
+
+
+def score(artifact: Path) -> None:
+    path = artifact / "manifest.json"
+    write_json(path, read_json(path) | {"metrics": {"accuracy": 1.0}})
 
 
 TAMPERED = {
@@ -314,7 +321,8 @@ TAMPERED = {
     "a manifest without hashes": (manifest(files={"model.onnx": {}}), "manifest.json is damaged"),
     "a manifest without files": (manifest(files={}), "does not name model.onnx"),
     "a manifest without tolerance": (manifest(sample={}), "manifest.json is damaged"),
-    "no tolerance at all": (manifest(sample={"tolerance": float("nan")}), "the sample's outputs differ"),
+    "a tolerance that is no number": (manifest(sample={"tolerance": "nan"}), "the sample's outputs differ"),
+    "another score": (score, "manifest.json is not the one that was released"),
 }  # fmt: skip
 
 

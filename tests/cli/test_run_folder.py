@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from compressor import __version__
 from compressor.cli import main
+from compressor.files import sha256
 from compressor.models import checkpoint
 from compressor.models.architecture import structure_of
 from compressor.models.structure import SubLayer
@@ -163,10 +165,12 @@ def test_an_artifact_names_no_path_of_this_machine(finished: Path, tiny: Path) -
         for folder in (finished.parent, tiny):
             assert str(folder).encode() not in content, path
     manifest = json.loads((finished / "artifact" / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["sources"] == {
-        "model": {"name": f".../{tiny.name}", "revision": None, "licence": None},
-        "data": {"name": "local files", "licence": None},
-    }
+    model, data = manifest["sources"]["model"], manifest["sources"]["data"]
+    assert (model["name"], model["licence"]) == (f".../{tiny.name}", None)
+    assert model["files"]["model.safetensors"] == sha256(tiny / "model.safetensors")
+    rows = sha256(finished.with_name("data.csv"))
+    assert data == {"name": "local files", "train": rows, "validation": rows, "licence": None}
+    assert manifest["tool"] == {"name": "compressor", "version": __version__}
     assert manifest["recipe"]["model"] == f".../{tiny.name}"
     card = (finished / "artifact" / "README.md").read_text(encoding="utf-8")
     assert "as stated by the source" not in card

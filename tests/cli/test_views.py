@@ -9,7 +9,6 @@ from rich.console import Console
 from compressor.files import read_json
 from compressor.models.structure import Sizes
 from compressor.pruning.base import METHODS, method_class
-from compressor.recipe import load_recipe
 from compressor.stages.chain import STAGES
 from compressor.views import doctor, recipes
 from compressor.views.new import TASKS
@@ -160,50 +159,6 @@ def test_recipes_of_an_installed_package_lie_inside_it(tmp_path, monkeypatch):
         (folder / "a.yaml").write_text("name: a\n", encoding="utf-8")
     assert recipes.shipped() == [inside / "a.yaml"]
     assert recipes.header(inside / "a.yaml") == ""
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_new_writes_a_recipe_that_is_valid(call, tmp_path, task):
-    target = tmp_path / "mine.yaml"
-    said = call("new", "--model", "microsoft/MiniLM-L6", "--task", task, target)
-    assert said.code == 0
-    assert f"compressor plan {target}" in said.out
-    made = load_recipe(target).recipe
-    assert (made.model, made.task.type, made.name) == ("microsoft/MiniLM-L6", task, "mine")
-    assert made.benchmark.sequence_lengths == [made.task.max_length]
-    assert target.read_text(encoding="utf-8").startswith(f"# compressor run {target}\n")
-
-
-@pytest.mark.parametrize(
-    ("file", "name"), [("my run #1.yaml", "my-run-1"), ("007.yaml", "007"), ("_.yaml", "recipe")]
-)
-def test_new_keeps_odd_names_of_files_and_folders(call, tmp_path, file, name):
-    assert call("new", "--model", "./a: #b", "--task", "question-answering", tmp_path / file).code == 0
-    made = load_recipe(tmp_path / file).recipe
-    assert (made.model, made.name) == ("./a: #b", name)
-
-
-def test_new_never_overwrites(call, tmp_path):
-    target = tmp_path / "mine.yaml"
-    target.write_text("mine", encoding="utf-8")
-    said = call("new", "--model", "bert-base-uncased", "--task", "question-answering", target)
-    assert (said.code, target.read_text(encoding="utf-8")) == (2, "mine")
-    assert f"{target} exists" in said.err
-
-
-@pytest.mark.parametrize(
-    ("model", "task", "says"),
-    [
-        ("bert", "question-answerin", "did you mean 'question-answering'?"),
-        ("bert", "qa", "known: text-classification"),
-        ("bert base", "question-answering", "'bert base' is neither a hub id"),
-    ],
-)
-def test_new_says_what_it_cannot_do_and_writes_nothing(call, tmp_path, model, task, says):
-    said = call("new", "--model", model, "--task", task, tmp_path / "mine.yaml")
-    assert said.code == 2
-    assert says in said.err
-    assert list(tmp_path.iterdir()) == []
 
 
 def shipped_and_new(call, tmp_path: Path) -> list[Path]:

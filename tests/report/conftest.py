@@ -182,6 +182,27 @@ def results() -> dict:
 
 
 @pytest.fixture
+def family(results: dict) -> dict:
+    """A run that made three sizes of a model, each in two precisions."""
+    dense = {name: results["variants"][name] for name in ("dense_fp32", "dense_int8")}
+    results["variants"] = dense
+    for drop, speed in ((1, 1.2), (2, 1.49), (3, 1.97)):
+        kept = [layer for layer in DENSE["layers"] if layer["index"] < 6 - drop]
+        for precision, more, loss in (("fp32", 1.0, 0.004), ("int8", 1.55, 0.006)):
+            made = variant(f"pruned_{precision}")
+            made["structure"] = {**DENSE, "layers": kept}
+            made["metric"] |= {"value": SCORES["dense_fp32"] - drop * loss}
+            made["metric_drop"] = {"value": drop * loss, "ci95": [drop * loss - 0.006, drop * loss + 0.006]}
+            made["latency"] = [timing(speed * more, *cell) for cell in CELLS]
+            made["speedup"] = [ratio(speed * more, *cell) for cell in CELLS]
+            made["sliced_density"] = made["nonzero_density"] = 1 - drop / 6
+            results["variants"][f"drop{drop}_{precision}"] = made
+    results["final"] = "drop3_int8"
+    results["gates"] = [gate("min_speedup", 2.0, 3.05, ci95=[2.98, 3.13], variant="drop3_int8")]
+    return results
+
+
+@pytest.fixture
 def minimal() -> dict:
     """The least a run can leave: the dense model, a perplexity, no timing."""
     metric = {"name": "perplexity", "value": 23.4123, "higher_is_better": False, "examples": 4358}

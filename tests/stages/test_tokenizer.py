@@ -2,19 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 from transformers import AutoModelForSequenceClassification, BertTokenizerFast
 
 from compressor.benchmark.schema import BenchmarkKeys
-from compressor.models.source import NewModel
+from compressor.models.source import NewModel, TrainTokenizer
 from compressor.schema import Distill
 from compressor.stages.base import Data, Work, open_tokenizer
-from compressor.stages.open import OpenModel
+from compressor.stages.open import OpenModel, make_tokenizer
 from compressor.stages.release import GateKeys
 from compressor.stages.training import TaskContext, teacher_outputs
 from compressor.tasks.schema import TaskKeys
@@ -23,6 +25,7 @@ from tests.zoo import CONFIGS, tiny_config, tiny_model
 
 TEXT = "a cat"
 LONG = "a cat " * 100
+TIED = ["ab", "cd", "ef", "gh", "ij", "kl"]
 WITHOUT_TYPES: list[dict[str, Any]] = [
     {"model_type": "distilbert", "dim": 32, "n_heads": 2, "hidden_dim": 32, "n_layers": 1},
     {
@@ -107,6 +110,21 @@ def test_it_makes_the_inputs_that_the_model_reads(tmp_path: Path, family: str, n
     assert ("token_type_ids" in made) == (family in ("bert", "electra", "xlnet", "albert"))
     assert "attention_mask" in made
     AutoModelForSequenceClassification.from_config(tiny_config(family))(**made)
+
+
+def test_a_tokenizer_is_trained_to_the_same_vocabulary_every_time(tmp_path: Path) -> None:
+    """Two merges that are equally frequent come in the same order, and letters get the same numbers."""
+    found = []
+    for number in range(4):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        first = work(folder, NewModel(config=WITHOUT_TYPES[0], tokenizer=TrainTokenizer(vocab_size=200)))
+        rows = [{"text": f"{one}{other} {one}!", "label": 0} for one in TIED for other in TIED]
+        first.data.task = SimpleNamespace(examples=SimpleNamespace(train=pd.DataFrame(rows)))  # type: ignore[misc]
+        found.append(make_tokenizer(first).get_vocab())
+    assert all(vocabulary == found[0] for vocabulary in found[1:])
+    assert found[0]["[PAD]"] == 0
+    assert "##!" not in found[0]
 
 
 @pytest.mark.parametrize("config", WITHOUT_TYPES, ids=lambda config: config["model_type"])

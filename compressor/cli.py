@@ -117,7 +117,7 @@ def validate(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...")]
 
 @app.command()
 def bench(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="with --table a model folder")],
     baseline: Annotated[Path | None, typer.Option(help="another ONNX file to compare with")] = None,
     batch: Annotated[str, typer.Option(help="batch sizes, such as 1,8")] = "1",
     seq: Annotated[str, typer.Option(help="sequence lengths, such as 128,384")] = "128",
@@ -136,20 +136,45 @@ def bench(
         int | None,
         typer.Option(min=1, help="also count the examples a second of so many sessions side by side"),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="timed seconds of a cell in each process")] = 3.0,
-    processes: Annotated[int, typer.Option(min=3, help="fresh processes a cell")] = 6,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="timed seconds of a cell in each process (3; of a table's graphs 1.5)"),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=3, help="fresh processes a cell (6; of a table's graphs 3)")
+    ] = None,
     json_to: Annotated[
         Path | None, typer.Option("--json", help="also write the figures to this file")
     ] = None,
+    latency_table: Annotated[
+        bool, typer.Option("--table", help="what every width of a model's sub-layers costs here, instead")
+    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="--table of dynamic int8 instead of fp32")] = False,
+    budget: Annotated[float, typer.Option(min=0, help="minutes a --table may take, about")] = 3.0,
+    page: Annotated[Path, typer.Option(help="the page of --table")] = Path("latency-table.html"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="measure a --table again that is known")] = False,
 ) -> None:
-    """Time any ONNX model on onnxruntime, alone or against another."""
+    """Time any ONNX model on onnxruntime, alone or against another; or a model's sub-layers by width (--table)."""
     from compressor.log import quiet_libraries
 
     quiet_libraries()
     from compressor.recipe import load_recipe
     from compressor.views.bench import bench_models, parse_grid
 
-    grid = parse_grid(batch, seq, threads, provider, seconds, processes)
+    usual = (1.5, 3) if latency_table else (3.0, 6)
+    seconds = usual[0] if seconds is None else seconds
+    grid = parse_grid(batch, seq, threads, provider, seconds, processes or usual[1])
+    if latency_table:
+        if baseline or inputs or lengths or sessions:
+            raise UserError(
+                "--table times made-up graphs: it takes no --baseline, --input, --lengths or --sessions"
+            )
+        from compressor.views.latency_table import bench_table
+
+        out(*bench_table(model, grid, "int8" if int8 else "fp32", 60 * budget, page, fresh, json_to))
+        return
+    if int8 or fresh:
+        raise UserError("--int8 and --fresh go with --table")
     recipe = load_recipe(lengths, sets or []) if lengths else None
     out(*bench_models(model, baseline, grid, inputs or [], recipe, sessions, json_to))
 

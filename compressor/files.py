@@ -72,6 +72,12 @@ def stored_under(path: Path, key: str) -> dict[str, Any] | None:
         return None
 
 
+def cache_folder() -> Path:
+    """Where what belongs to no run is kept: `$COMPRESSOR_CACHE`, else `compressor` in the user's cache folder."""
+    own, users = os.environ.get("COMPRESSOR_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else Path(users or Path.home() / ".cache") / "compressor"
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's content; of a folder, of the sorted names and digests of what it holds."""
     if path.is_dir():

@@ -51,11 +51,12 @@ def run_recipe(
         started()
         log_again()
         _clean(project, start, fresh)
-        stages = [_stage(project, node) for node in project.chain.nodes]
+        stages = [run_stage(project, node) for node in project.chain.nodes]
         return finish(project, stages)
 
 
-def _stage(project: Project, node: Node) -> dict[str, Any]:
+def run_stage(project: Project, node: Node) -> dict[str, Any]:
+    """Run one node, or take what it made before; returns its record."""
     stored = project.cached(node)
     if stored:
         project.display.line(f"[dim]{node.name}: done before, kept[/]")

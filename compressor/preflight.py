@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from compressor.benchmark.machine import usable_cores
 from compressor.benchmark.sessions import check_provider
 from compressor.errors import RunError, UserError
-from compressor.models.architecture import architecture_of
+from compressor.executors import ExecutorKeys
+from compressor.models.architecture import architecture_of, structure_in
 from compressor.models.source import ModelSource, NewModel, describe
 from compressor.project import outside_teacher
 from compressor.stages.base import LOCK, MODEL, TEACHER
@@ -39,6 +40,7 @@ def check_everything(project: Project) -> None:
     for stage in stages:
         if isinstance(stage, Prune):
             stage.pruner.check(config)
+    check_frozen(project, config)
     check_heads(project, config, teachers)
     check_tokenizers(project, config, list(teachers))
     check_lengths(project, config)
@@ -78,11 +80,29 @@ def check_machine(project: Project) -> None:
         raise UserError(f"benchmark.threads asks for {most}, this machine has {have} cores; lower it")
     stages = project.recipe.stages
     for name, stage in zip(stage_ids(stages), stages, strict=True):
+        method = stage.pruner if isinstance(stage, Prune) else None
+        if project.processes > 1 and isinstance(method, ExecutorKeys) and not method.in_turn:
+            raise UserError(
+                f"stages.{name} tries candidates side by side (`executor`, `workers`), --nproc trains each on "
+                "several processes: use one of the two"
+            )
         training, processes = stage.training, project.processes if stage.trains else 1
         if training and training.batch_size % (training.gradient_accumulation * processes):
             raise UserError(
                 f"stages.{name}.batch_size {training.batch_size} is no multiple of --nproc {processes} x "
                 f"gradient_accumulation {training.gradient_accumulation}"
+            )
+
+
+def check_frozen(project: Project, config: PretrainedConfig) -> None:
+    """The model has the layers that are to be frozen."""
+    there = {layer.index for layer in structure_in(config).layers}
+    stages = project.recipe.stages
+    for name, stage in zip(stage_ids(stages), stages, strict=True):
+        asked = stage.training.freeze_layers if stage.training else []
+        if missing := [number for number in asked if number not in there]:
+            raise UserError(
+                f"stages.{name}.freeze_layers: no layer {missing[0]}; this model has {min(there)} to {max(there)}"
             )
 
 

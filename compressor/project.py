@@ -50,19 +50,30 @@ class Project:
         """Per node a hash of all its result depends on: its keys, its inputs, data, model and code version."""
         keys: dict[str, str] = {}
         for node in self.chain.nodes:
-            own = json_of(node.stage)
-            own = {k: v for k, v in own.items() if k not in ("id", "source")}
+            stage = node.stage
             inputs = [keys[self.chain.node(name).name] + name for name in node.inputs]
-            circumstances = node.stage.circumstances(self.recipe.benchmark, self.recipe.gates)
-            parts: list[Any] = [node.stage.verb, node.stage.version, own, inputs, circumstances]
-            if node.stage.uses_data or isinstance(node.stage, OpenModel):
-                parts += [self.recipe.seed, self.training_data]
-            if isinstance(node.stage, OpenModel):
-                parts.append(model_content(self.recipe.model))
-            if teacher := outside_teacher(node.stage):
-                parts.append(model_content(teacher))
-            keys[node.name] = digest(parts)
+            circumstances = stage.circumstances(self.recipe.benchmark, self.recipe.gates)
+            parts: list[Any] = [stage.verb, stage.version, stage.content, inputs, circumstances]
+            keys[node.name] = digest(parts + self._outside(node))
         return keys
+
+    def origin(self, node: Node) -> str:
+        """A hash of all that a node's result depends on but its own keys."""
+        inputs = [self.keys[self.chain.node(name).name] + name for name in node.inputs]
+        return digest([node.stage.version, inputs, *self._outside(node)])
+
+    def _outside(self, node: Node) -> list[Any]:
+        """What a node's result depends on beside its stage and its inputs."""
+        stage, parts = node.stage, []
+        if stage.uses_data or isinstance(stage, OpenModel):
+            parts += [self.recipe.seed, self.training_data]
+        if isinstance(stage, OpenModel):
+            parts.append(model_content(self.recipe.model))
+        if teacher := outside_teacher(stage):
+            parts.append(model_content(teacher))
+        if stage.uses_metric:
+            parts.append(self.recipe.task.metric)
+        return parts
 
     @cached_property
     def training_data(self) -> Any:
@@ -88,10 +99,6 @@ class Project:
             return None
         return stored if whole else None
 
-    def folder_of(self, name: str) -> Path:
-        """The folder of a node, or of a family's member."""
-        return self.output / name
-
     def work(self, node: Node, folder: Path, progress: Progress, rank: int = 0) -> Work:
         """Everything `node` needs to run into `folder`."""
         scratch = self.output / SCRATCH / f"{node.name.replace('/', '.')}-{self.keys[node.name][:12]}"
@@ -105,12 +112,13 @@ class Project:
             folder=folder,
             scratch=scratch,
             shared=self.output / SHARED,
-            folder_of=self.folder_of,
+            folder_of=self.output.joinpath,
             progress=progress,
             gates=self.recipe.gates,
             benchmark=self.recipe.benchmark,
             processes=self.processes if node.stage.trains else 1,
             rank=rank,
+            origin=self.origin(node),
         )
 
 

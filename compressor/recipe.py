@@ -225,6 +225,8 @@ def check_references(recipe: Recipe) -> Iterator[Problem]:
         methods = ", ".join(p.method for p in pruners) or "this chain"
         goals = " or ".join(recipe.target.given())
         yield ("target",), f"{methods} does not aim at {goals}; leave `target` out"
+    if recipe.target and recipe.target.at.cell(recipe.benchmark.cells()) is None:
+        yield ("target", "at"), "no such cell is timed; see `benchmark`"
     chain = build_chain(recipe.stages, recipe.baseline)
     timed = {gate: getattr(recipe.gates, gate) for gate in ("min_speedup", "max_latency_ms")}
     limits = {gate: limit for gate, limit in timed.items() if isinstance(limit, Limit)}

@@ -120,7 +120,11 @@ class Distill(Keys):
 
 
 class TrainingKeys(Keys):
-    """What every stage that trains understands. `batch_size` counts examples per optimiser step."""
+    """What every stage that trains understands.
+
+    `batch_size` counts examples per optimiser step; `freeze_embeddings` and `freeze_layers` (numbers from 0, of the
+    original model) leave these as they are.
+    """
 
     epochs: Annotated[float, Field(gt=0)] = 3.0
     learning_rate: Annotated[float, Field(gt=0)] = 3e-5
@@ -131,6 +135,8 @@ class TrainingKeys(Keys):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     freeze_embeddings: bool = False
+    freeze_layers: list[Annotated[int, Field(ge=0)]] = Field([], exclude_if=lambda numbers: not numbers)
+    """Their numbers in the original model. Left out where there is none, as in results of before it was a key."""
     distill: Distill | None = None
 
 

@@ -214,8 +214,13 @@ def architecture_of(config: PretrainedConfig) -> Architecture:
 
 
 def structure_of(model: PreTrainedModel) -> Structure:
-    """What the model physically has: read from `config.compressor` if it was sliced, else dense."""
-    stored = (getattr(model.config, "compressor", None) or {}).get("structure")
+    """What the model physically has."""
+    return structure_in(model.config)
+
+
+def structure_in(config: PretrainedConfig) -> Structure:
+    """What a model of this config has: read from `config.compressor` if it was sliced, else dense."""
+    stored = (getattr(config, "compressor", None) or {}).get("structure")
     if stored:
         return Structure.from_json(stored)
-    return Structure.dense(architecture_of(model.config).sizes(model.config))
+    return Structure.dense(architecture_of(config).sizes(config))

@@ -7,14 +7,16 @@ validated without it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import Field, model_validator
 
+from compressor.cell import Cell
+from compressor.executors import ExecutorKeys
 from compressor.models.structure import Structure
 from compressor.schema import Keys, TrainingKeys
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 
 Positive = Annotated[float, Field(gt=0)]
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 class At(Keys):
@@ -33,8 +37,13 @@ class At(Keys):
     threads: int | None = None
     batch_size: int | None = None
     sequence_length: int | None = None
-    precision: str = "fp32"
-    relative_to: str = "dense-fp32"
+    precision: Literal["fp32"] = "fp32"
+    relative_to: Literal["dense-fp32"] = "dense-fp32"
+
+    def cell(self, cells: Sequence[Cell]) -> Cell | None:
+        """The first of `cells` that it speaks of, if any."""
+        asked = self.model_dump(exclude={"precision", "relative_to"}, exclude_none=True)
+        return next((c for c in cells if all(getattr(c, key) == value for key, value in asked.items())), None)
 
 
 class Target(Keys):
@@ -53,6 +62,11 @@ class Target(Keys):
             for k in ("speedup", "latency_ms", "sparsity", "max_metric_drop")
             if getattr(self, k) is not None
         ]
+
+    @property
+    def timed(self) -> bool:
+        """Whether it is reached or not depends on a machine."""
+        return self.speedup is not None or self.latency_ms is not None
 
     @property
     def values(self) -> list[float]:
@@ -133,6 +147,27 @@ class Context(Protocol):
     def target(self) -> Target | None:
         """The recipe's target, if the method aims at it."""
 
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes (others may help to train)."""
+
+    def model(self) -> PreTrainedModel:
+        """A fresh copy of the model that the stage starts from."""
+
+    def kept(self, what: str, *depends: Any) -> Path:
+        """A folder that outlives the stage: the same whenever model, data, seed and `depends` are."""
+
+    def once(self, path: Path, make: Callable[[Path], None]) -> None:
+        """Make a file or folder, whole, if it is not there; only the main process does, the others wait."""
+
+    def each(
+        self, do: Callable[[Context, Job], Result], jobs: Sequence[Job], where: ExecutorKeys
+    ) -> Iterator[tuple[Job, Result]]:
+        """Every job with what `do` makes of it in a context of its own, as they are done, maybe side by side."""
+
+    def latency(self, models: Mapping[str, Callable[[], PreTrainedModel]]) -> dict[str, float]:
+        """Median milliseconds of models, exported, in the cell that the target means; measured once a machine."""
+
     def structure(self, stage: str) -> Structure:
         """What another stage of the run kept."""
 
@@ -176,6 +211,11 @@ class Pruner(Keys):
     def targets(self) -> frozenset[str]:
         """Goals of the recipe's `target` block that it can aim at."""
         return frozenset()
+
+    @property
+    def uses_metric(self) -> bool:
+        """Whether the task's metric decides about its result."""
+        return False
 
     @property
     def training(self) -> TrainingKeys | None:

@@ -124,6 +124,11 @@ class LayerDrop(Pruner):
         return self
 
     @property
+    def uses_metric(self) -> bool:
+        """One of its measures is the metric."""
+        return self.strategy == "metric"
+
+    @property
     def training(self) -> TrainingKeys | None:
         """How it trains between drops."""
         return self.iterative

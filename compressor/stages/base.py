@@ -13,7 +13,7 @@ from pydantic import Field
 
 from compressor.files import read_json
 from compressor.models.source import ModelSource
-from compressor.schema import Keys, Progress, TrainingKeys
+from compressor.schema import Keys, Progress, TrainingKeys, json_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,9 +50,19 @@ class Stage(Keys):
         return self.trains
 
     @property
+    def uses_metric(self) -> bool:
+        """Whether the task's metric decides about its result."""
+        return False
+
+    @property
     def training(self) -> TrainingKeys | None:
         """Its training keys, if it trains."""
         return None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Its keys that decide about its result, as plain data."""
+        return {key: value for key, value in json_of(self).items() if key not in ("id", "source")}
 
     @property
     def references(self) -> dict[tuple[str, ...], str]:
@@ -110,6 +120,8 @@ class Work:
     benchmark: BenchmarkKeys
     processes: int = 1
     rank: int = 0
+    origin: str = ""
+    """A hash of all that its result depends on but its own keys."""
 
     @property
     def is_main(self) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import SerializeAsAny, field_validator
 
+from compressor.executors import ExecutorKeys
 from compressor.pruning.base import Pruner, Target, method_class
 from compressor.schema import TrainingKeys, json_of
 from compressor.stages.base import Stage, Work, write_outputs
 from compressor.stages.training import TaskContext
+
+if TYPE_CHECKING:
+    from compressor.benchmark.schema import BenchmarkKeys
+    from compressor.stages.release import GateKeys
 
 
 class Prune(Stage):
@@ -41,6 +46,29 @@ class Prune(Stage):
         """Its teacher, and the stages that guide its method."""
         guides = {(key,): getattr(self.pruner, key) for key in self.pruner.guides}
         return super().references | {key: name for key, name in guides.items() if name}
+
+    @property
+    def uses_metric(self) -> bool:
+        """Whether its method chooses by the task's metric."""
+        return self.pruner.uses_metric
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """All but where a search tries its candidates."""
+        found = super().content
+        if isinstance(self.pruner, ExecutorKeys):
+            where = ExecutorKeys.model_fields
+            found["pruner"] = {key: value for key, value in found["pruner"].items() if key not in where}
+        return found
+
+    def circumstances(self, benchmark: BenchmarkKeys, gates: GateKeys) -> Any:
+        """A method that aims at a time depends on this machine, and on the cell that is meant."""
+        if self.target is None or not self.target.timed:
+            return None
+        from compressor.benchmark.machine import fingerprint, machine_key
+
+        cell = self.target.at.cell(benchmark.cells())
+        return [machine_key(fingerprint()), cell and cell.keys()]
 
     def aiming(self, target: Target | None) -> Prune:
         """Itself with the recipe's target, if its method can aim at it."""

@@ -70,6 +70,11 @@ class Quantize(Stage):
         """Whether it is calibrated."""
         return self.mode in ("static", "auto")
 
+    @property
+    def uses_metric(self) -> bool:
+        """Whether it takes the fastest that is accurate enough."""
+        return self.mode == "auto"
+
     def circumstances(self, benchmark: BenchmarkKeys, gates: GateKeys) -> Any:
         """`reduce_range: auto` follows the CPU; `auto` decides for what is timed first, within the metric gate."""
         if self.mode != "auto":

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import UserError
-from compressor.files import digest, sha256
+from compressor.executors import ExecutorKeys, run_all
+from compressor.files import appearing, digest, read_json, sha256, write_json
 from compressor.models.structure import Structure
-from compressor.pruning.base import Target
+from compressor.pruning.base import At, Context, Job, Result, Target
 from compressor.schema import Distill, TeacherModel, TrainingKeys
-from compressor.stages.base import Work
+from compressor.stages.base import Data, Work
+from compressor.stages.timing import Models, time_models
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +30,8 @@ LEAST = -1e9
 """The score of a model whose metric is no number: below any other, and JSON can hold it."""
 BATCH = 32
 """Examples that are looked at together when layers are measured."""
+WAIT = 0.1
+"""Seconds between two looks at what another process makes."""
 
 
 @dataclass
@@ -46,6 +52,54 @@ class TaskContext:
     def seed(self) -> int:
         """The recipe's seed."""
         return self.work.seed
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes."""
+        return self.work.is_main
+
+    def model(self) -> PreTrainedModel:
+        """The model that the stage starts from, opened anew."""
+        from compressor.models import checkpoint
+
+        return checkpoint.load(self.work.source)
+
+    def kept(self, what: str, *depends: Any) -> Path:
+        """A folder beside the stage's own, which is removed when the stage is done."""
+        folder = self.work.scratch.parent / f"{what}-{digest([self.work.origin, *depends])[:12]}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def once(self, path: Path, make: Callable[[Path], None]) -> None:
+        """Have the main process make `path`, if it is not there; the others wait for it."""
+        if self.is_main and not path.exists():
+            with appearing(path) as temporary:
+                make(temporary)
+        while not path.exists():
+            time.sleep(WAIT)
+
+    def each(
+        self, do: Callable[[Context, Job], Result], jobs: Sequence[Job], where: ExecutorKeys
+    ) -> Iterator[tuple[Job, Result]]:
+        """Do every job in a context of its own; side by side none tells how far it is, so the jobs are counted."""
+        work = self.work
+        if not where.in_turn:
+            work = replace(work, progress=_say_nothing, data=Data(work.data.keys, work.data.seed))
+        done = run_all(where, partial(_do, do, work, self.target), jobs)
+        for number, result in enumerate(done, start=1):
+            self.work.progress(f"{number} of {len(jobs)} candidates", number / len(jobs))
+            yield result
+
+    def latency(self, models: Models) -> dict[str, float]:
+        """Milliseconds by name; stored before they are used, so that a run that goes on decides the same."""
+        from compressor.benchmark.machine import fingerprint, machine_key
+
+        cell = (self.target.at if self.target else At()).cell(self.work.benchmark.cells())
+        assert cell is not None
+        stored = self.kept("latency", machine_key(fingerprint()), cell.keys(), list(models)) / "latency.json"
+        self.once(stored, lambda path: write_json(path, time_models(self.work, cell, models)))
+        times: dict[str, float] = read_json(stored)["p50_ms"]
+        return times
 
     def forget(self, name: str) -> None:
         """Remove a named training's checkpoints."""
@@ -129,6 +183,14 @@ class TaskContext:
         )
         rows = task.predictions(outputs, features, getattr(task.examples, split))
         return float(task.score(rows)[task.primary])
+
+
+def _do(do: Callable[[Context, Job], Result], work: Work, target: Target | None, job: Job) -> Result:
+    return do(TaskContext(work, target), job)
+
+
+def _say_nothing(what: str, share: float) -> None:
+    """Progress of a process that nobody listens to."""
 
 
 def teacher_outputs(work: Work, distill: Distill, features: Any) -> Any:

@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from compressor.errors import RunError
+from compressor.models.architecture import architecture_of, structure_of
 from compressor.models.outputs import Collate, Features, Outputs, columns
 from compressor.schema import Progress, TrainingKeys, steps_of
 from compressor.training.batches import LengthGrouped
@@ -91,15 +92,27 @@ def newest_checkpoint(folder: Path) -> str | None:
     return None
 
 
+def freeze(model: PreTrainedModel, keys: TrainingKeys) -> None:
+    """Keep the embeddings and the layers that `keys` names from being trained; layers that are gone need no care."""
+    frozen: list[nn.Parameter] = []
+    if keys.freeze_embeddings:
+        named = model.base_model.named_parameters()
+        frozen += [parameter for name, parameter in named if name.startswith("embeddings")]
+    architecture = architecture_of(model.config)
+    stack = architecture.stacks[0]
+    present = [layer.index for layer in structure_of(model).layers if layer.stack == stack.name]
+    for index, layer in zip(present, architecture.layers(model, stack), strict=True):
+        frozen += layer.parameters() if index in keys.freeze_layers else []
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+
+
 class _Trainer(Trainer):
     def __init__(self, model: PreTrainedModel, run: Run) -> None:
         self.run = run
         lengths = [len(row["input_ids"]) for row in columns(run.features, ["input_ids"])]
         self.sampler = LengthGrouped(lengths, run.keys.batch_size, run.seed)
-        if run.keys.freeze_embeddings:
-            for name, parameter in model.base_model.named_parameters():
-                if name.startswith("embeddings"):
-                    parameter.requires_grad_(False)
+        freeze(model, run.keys)
         super().__init__(
             model=model,
             args=_arguments(run),

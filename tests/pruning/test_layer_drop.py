@@ -1,6 +1,7 @@
 """Dropping whole layers: which ones every strategy takes, and that nothing else changes (specification, part D)."""
 
 import itertools
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 import transformers
 from pydantic import ValidationError
 
+from compressor.benchmark.harness import measure
+from compressor.benchmark.schema import Cell
 from compressor.errors import UserError
 from compressor.models import checkpoint
 from compressor.models.architecture import architecture_of, structure_of
@@ -166,7 +169,7 @@ def test_dropped_gated_sliced_reloaded_plain_and_onnx(family: str, tmp_path: Pat
     with Gates(model, pruned.structure):
         expected = logits(model, inputs)
     small = slice_model(model, pruned.structure)
-    torch.testing.assert_close(logits(small, inputs), expected, atol=1e-6, rtol=0)
+    assert torch.equal(logits(small, inputs), expected)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     architecture = architecture_of(model.config)
     stack = architecture.stacks[0]
@@ -177,18 +180,80 @@ def test_dropped_gated_sliced_reloaded_plain_and_onnx(family: str, tmp_path: Pat
         assert all(torch.equal(value, theirs[name]) for name, value in kept[at].state_dict().items())
     lost = sum(p.numel() for p in originals[1].parameters())
     assert model.num_parameters() - small.num_parameters() == lost
+    around = [name for name in before if f"{stack.layers}." not in name]
+    assert around
+    assert all(torch.equal(small.state_dict()[name], before[name]) for name in around)
     checkpoint.save(small, tmp_path)
     assert torch.equal(logits(checkpoint.load(tmp_path), inputs), logits(small, inputs))
     plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     assert torch.equal(logits(plain, inputs), logits(small, inputs))
     export_onnx(small, "text-classification", 18, tmp_path / "model.onnx")
     check_parity(small, tmp_path / "model.onnx", 1e-4)
-    matrices = [i for i in onnx.load(tmp_path / "model.onnx").graph.initializer if "MatMul" in i.name]
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    matrices = [i for i in graph.initializer if "MatMul" in i.name]
     assert len([m for m in matrices if len(m.dims) == 2]) == 6 * (LAYERS - 1) + (family == "electra")
+    assert [output.name for output in graph.output] == ["logits"]
+    export_onnx(model, "text-classification", 18, tmp_path / "whole.onnx")
+    whole = onnx.load(tmp_path / "whole.onnx").graph
+    for operator, each, others in (("MatMul", 8, family == "electra"), ("LayerNormalization", 2, 1)):
+        count = [sum(node.op_type == operator for node in g.node) for g in (whole, graph)]
+        assert count == [each * LAYERS + others, each * (LAYERS - 1) + others]
+    saved = (tmp_path / "whole.onnx").stat().st_size - (tmp_path / "model.onnx").stat().st_size
+    assert saved >= 4 * lost
 
 
-def test_dropping_the_top_is_loading_fewer_layers(tmp_path: Path) -> None:
-    model, inputs = tiny_model("bert"), padded_batch("bert")
+def test_a_layer_of_bert_base_has_7_087_872_parameters() -> None:
+    with torch.device("meta"):
+        model = transformers.BertForSequenceClassification(transformers.BertConfig())
+        small = slice_model(model, without(structure_of(model), PLACES["top"](12, 4)))
+    assert model.num_parameters() - small.num_parameters() == 4 * 7_087_872
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_numbers_of_layers_inside_the_model_are_new(family: str) -> None:
+    model = tiny_model(family)
+    small = slice_model(model, without(structure_of(model), [0]))
+    architecture = architecture_of(small.config)
+    for place, layer in enumerate(architecture.layers(small, architecture.stacks[0])):
+        told = [
+            module.layer_idx for module in layer.modules() if getattr(module, "layer_idx", None) is not None
+        ]
+        assert set(told) <= {place}
+    if family == "distilbert":
+        assert small.distilbert.transformer.n_layers == small.config.n_layers == LAYERS - 1
+
+
+def test_a_config_that_still_counts_the_dropped_layers_is_refused(tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    checkpoint.save(slice_model(model, without(structure_of(model), [1])), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert config["num_hidden_layers"] == LAYERS - 1
+    del config["compressor"]
+    config["num_hidden_layers"] = LAYERS
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match=r"does not fit its config.json: bert.encoder.layer.2"):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_fewer_layers_are_as_much_faster(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+    model = tiny_model("bert", **sizes, max_position_embeddings=128)
+    files = {}
+    for count in (0, 1, 3, 5):
+        files[f"drop{count}"] = tmp_path / f"{count}.onnx"
+        small = slice_model(model, without(structure_of(model), PLACES["top"](6, count)))
+        export_onnx(small, "text-classification", 18, files[f"drop{count}"])
+    timed = measure(files, [Cell("cpu", 1, 1, 128)], reference="drop0", seconds=1.0, processes=3)
+    faster = {count: timed.speedup[f"drop{count}"][0]["value"] for count in (1, 3, 5)}
+    assert 1 < faster[1] < faster[3] < faster[5]
+    for count, times in faster.items():
+        assert 0.75 <= times / (6 / (6 - count)) <= 1.1
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_dropping_the_top_is_loading_fewer_layers(family: str, tmp_path: Path) -> None:
+    model, inputs = tiny_model(family), padded_batch(family)
     model.save_pretrained(tmp_path)
     fewer = transformers.AutoModelForSequenceClassification.from_pretrained(
         tmp_path, num_hidden_layers=1
@@ -212,6 +277,8 @@ def test_dropping_twice_is_dropping_the_union() -> None:
     )
     (twice,) = keys(strategy="explicit", layers=[1, 4]).prune(first, Told())
     assert twice.structure == once.structure
+    (otherwise,) = keys(strategy="explicit", layers=[4, 1, 3]).prune(model, Told())
+    assert otherwise.structure == once.structure
     inputs = padded_batch("bert")
     one, other = slice_model(first, twice.structure), slice_model(model, once.structure)
     assert torch.equal(logits(one, inputs), logits(other, inputs))
@@ -253,6 +320,20 @@ def test_measures_do_not_depend_on_batches_or_padding() -> None:
         expected = measure(model, rows)
         for other in (longer, single, reversed(single)):
             np.testing.assert_allclose(measure(model, other), expected, atol=1e-6)
+
+
+def test_measures_do_not_depend_on_the_scale_of_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = tiny_model("bert"), [padded_batch("bert")]
+    measures = (layer_measures.contribution, layer_measures.block_influence)
+    expected = [one(model, batches) for one in measures]
+    states = layer_measures._hidden_states
+
+    def scaled(*args: Any) -> Iterable[Any]:
+        return ((tuple(7.5 * state for state in layers), mask) for layers, mask in states(*args))
+
+    monkeypatch.setattr(layer_measures, "_hidden_states", scaled)
+    for one, before in zip(measures, expected, strict=True):
+        np.testing.assert_allclose(one(model, batches), before, atol=1e-6)
 
 
 def test_block_influence_by_hand() -> None:

@@ -13,7 +13,9 @@ from compressor.errors import RunError
 from compressor.models.architecture import structure_of
 from compressor.models.gates import Gates
 from compressor.models.outputs import collect_outputs, load_outputs, save_outputs, torch_runner
+from compressor.models.slicing import slice_model
 from compressor.models.structure import SubLayer
+from compressor.pruning.layer_drop import without
 from compressor.schema import Distill, TrainingKeys
 from compressor.training.batches import LengthGrouped
 from compressor.training.distillation import FAR, collate_with_teacher, distillation_loss, divergence
@@ -144,6 +146,17 @@ def test_embeddings_can_be_frozen(tmp_path: Path) -> None:
     train(model, run_of(tmp_path, rows(), freeze_embeddings=True))
     assert torch.equal(model.bert.embeddings.word_embeddings.weight, before)
     assert not torch.equal(model.bert.encoder.layer[0].output.dense.weight, body)
+
+
+def test_frozen_layers_are_named_by_their_number_in_the_original_model(tmp_path: Path) -> None:
+    dense = tiny_model("bert")
+    model = slice_model(dense, without(structure_of(dense), [0]))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train(model, run_of(tmp_path, rows(), freeze_layers=[0, 2]))
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert not [name for name in changed if name.startswith("bert.encoder.layer.1.")]  # the original's 2
+    assert any(name.startswith("bert.encoder.layer.0.") for name in changed)
+    assert any(name.startswith("bert.embeddings.") for name in changed)
 
 
 def test_it_learns_and_distillation_follows_the_teacher(tmp_path: Path) -> None:

@@ -227,6 +227,10 @@ def check_references(recipe: Recipe) -> Iterator[Problem]:
         yield ("target",), f"{methods} does not aim at {goals}; leave `target` out"
     if recipe.target and recipe.target.at.cell(recipe.benchmark.cells()) is None:
         yield ("target", "at"), "no such cell is timed; see `benchmark`"
+    for pruner in pruners:
+        if pruner.needs_target and recipe.target is None:
+            goals = " or ".join(sorted(pruner.targets))
+            yield ("target",), f"is missing: {pruner.method} needs a {goals} to aim at"
     chain = build_chain(recipe.stages, recipe.baseline)
     timed = {gate: getattr(recipe.gates, gate) for gate in ("min_speedup", "max_latency_ms")}
     limits = {gate: limit for gate, limit in timed.items() if isinstance(limit, Limit)}

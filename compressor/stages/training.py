@@ -126,7 +126,8 @@ class TaskContext:
         self.once(stored, lambda path: write_json(path, time_models(work, self._cell, models)))
         times = read_json(stored)
         row = times["speedup"]["pruned"]
-        return Timing(times["p50_ms"]["pruned"], row["value"], tuple(row["ci95"]), row["noisy"])
+        low, high = row["ci95"]
+        return Timing(times["p50_ms"]["pruned"], row["value"], (low, high), row["noisy"])
 
     @property
     def _cell(self) -> Cell:

@@ -93,9 +93,10 @@ class Database:
 
     def loss(self, probe: Probe, choice: Choice, limit: float = float("inf")) -> float:
         """How far a candidate's answers are from the dense model's."""
-        first = min(self.places[key].at for key in choice)
+        places = self.places
+        changed = [places[key].at for key, units in choice.items() if units != len(places[key].units)]
         with self.holding(choice):
-            return probe.loss(first, limit)
+            return probe.loss(min(changed, default=0), limit)
 
     def costs(self, probe: Probe, sizes: dict[Key, list[Units]]) -> Iterator[dict[Key, dict[Units, float]]]:
         """The loss of every size of every sub-layer, all others being whole; stored as they are measured.

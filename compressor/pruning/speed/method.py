@@ -56,6 +56,7 @@ def prune(keys: Speed, model: PreTrainedModel, context: Context) -> Iterator[Pru
     search = Search(keys, context, table, rest, least, database, probe, priced)
     curve = list(search.curve())
     for member, goal in goals.items():
+        database.restore()
         *_, best = attempts = search.attempts(goal)
         structure = database.structure_of(best.choice)
         database.apply(best.choice)
@@ -67,7 +68,6 @@ def prune(keys: Speed, model: PreTrainedModel, context: Context) -> Iterator[Pru
         if report.get("recovered", 0.0) > report["divergence"]:
             database.apply(best.choice)
         yield Pruned(model, structure, report, member)
-        database.restore()
 
 
 @dataclass(frozen=True)

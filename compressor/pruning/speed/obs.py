@@ -17,6 +17,8 @@ from torch import Tensor
 
 DAMPING = 1e-2
 """Added to the diagonal of every covariance, as a share of its mean: the published value."""
+TINY = 1e-12
+"""The mean variance of inputs that never change, so that their covariance can be inverted too."""
 CANDIDATES = 4
 """Blocks of lowest scores inside which the units of one block are chosen one by one."""
 COMPACT = 0.75
@@ -24,11 +26,10 @@ COMPACT = 0.75
 
 
 def damped(covariance: Tensor) -> Tensor:
-    """A covariance (d, d) that can be inverted, in float64; inputs that never change count as if they did."""
+    """A covariance (d, d) that can be inverted, in float64."""
     matrix = covariance.double()
-    diagonal = matrix.diagonal()
-    extra = torch.where(diagonal > 0, DAMPING * diagonal.mean(), 1.0)
-    return matrix + torch.diag(extra)
+    extra = DAMPING * matrix.diagonal().mean().clamp(min=TINY)
+    return matrix + extra * torch.eye(len(matrix), dtype=matrix.dtype)
 
 
 def removal_order(
@@ -69,7 +70,7 @@ def _one_by_one(
 ) -> tuple[Tensor, list[float]]:
     """Remove `count` of the units `near`, looking at nothing else: which, and by how much the error grows."""
     at = _columns(near, size)
-    inner, part = inverse[at][:, at].clone(), weight[:, at].clone()
+    inner, part = inverse[at][:, at], weight[:, at]
     gone = torch.zeros(len(near), dtype=torch.bool)
     errors = []
     chosen = []
@@ -90,8 +91,8 @@ def _scores(inverse: Tensor, weight: Tensor, size: int) -> Tensor:
         return weight.square().sum(dim=0) / inverse.diagonal()
     units = weight.shape[1] // size
     at = torch.arange(units)
-    blocks = inverse.view(units, size, units, size)[at, :, at]
-    parts = weight.view(-1, units, size).permute(1, 2, 0)
+    blocks = inverse.reshape(units, size, units, size)[at, :, at]
+    parts = weight.reshape(-1, units, size).permute(1, 2, 0)
     factors = torch.linalg.cholesky(blocks)
     return torch.linalg.solve_triangular(factors, parts, upper=False).square().sum(dim=(1, 2))
 
@@ -143,11 +144,6 @@ class LeastSquares:
         bias = self.bias.double() + (self.weight.double() - solved) @ self.mean.double()
         return solved.to(self.weight.dtype), bias.to(self.bias.dtype)
 
-    def error(self, count: int) -> float:
-        """The relative error ||dW x|| / ||W x|| around the mean: 0 for all units, 1 for none."""
-        difference = self.weight.double() - self.solve(count)[0].double()
-        return float(_energy(difference, self._damped) / _energy(self.weight.double(), self._damped)) ** 0.5
-
     @cached_property
     def _columns(self) -> Tensor:
         return _columns(torch.tensor(self.order).flip(0), self.size)
@@ -163,8 +159,3 @@ class LeastSquares:
     @cached_property
     def _targets(self) -> Tensor:
         return (self.weight.double() @ self._damped)[:, self._columns]
-
-
-def _energy(weight: Tensor, covariance: Tensor) -> Tensor:
-    """tr(W C W'): the mean squared output of a map, summed over rows."""
-    return ((weight @ covariance) * weight).sum()

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from compressor.models.structure import Structure
 from compressor.pruning.speed.moments import Batch, Moments, inputs_of
-from compressor.pruning.speed.obs import DAMPING
+from compressor.pruning.speed.obs import DAMPING, TINY
 from compressor.pruning.speed.places import Place, places_of
 from compressor.pruning.speed.window import recorded, window
 
@@ -86,7 +86,7 @@ def _solve_again(place: Place, units: list[int], ours: Passes, streams: Sequence
     solved = torch.zeros_like(weight)
     if width:
         inner, across = joint[:width, :width], joint[width:, :width]
-        ridge = DAMPING * inner.diagonal().mean().clamp(min=1e-12)
+        ridge = DAMPING * inner.diagonal().mean().clamp(min=TINY)
         factor = torch.linalg.cholesky(inner + ridge * torch.eye(width, dtype=inner.dtype))
         solved = torch.cholesky_solve((across + ridge * weight).T, factor).T
     with torch.no_grad():

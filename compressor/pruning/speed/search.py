@@ -16,6 +16,8 @@ from compressor.pruning.speed.places import Choice, Key, Units
 
 BUCKETS = 10_000
 """Steps into which the time that can be spent is divided."""
+TINY = 1e-12
+"""Milliseconds that are as good as none."""
 SHARE = 0.1
 """Of the coefficients, how many at most change in one step of the search."""
 SPREAD = 1.0
@@ -48,9 +50,10 @@ def cheapest(times: Sequence[Array], costs: Sequence[Array], budget: float) -> l
     room = budget - sum(least)
     if room < 0:
         return None
-    bucket = room / BUCKETS or 1.0
+    bucket = max(room, TINY) / BUCKETS
     steps = [
-        np.ceil((time - low) / bucket - 1e-9).astype(int) for time, low in zip(times, least, strict=True)
+        np.ceil(np.minimum((time - low) / bucket, BUCKETS + 1) - 1e-9).astype(int)
+        for time, low in zip(times, least, strict=True)
     ]
     spent = np.zeros(BUCKETS + 1)
     taken = []

@@ -22,7 +22,7 @@ def keys(**given: Any) -> Speed:
 
 
 def pruned(context: StandIn, **given: Any) -> list[Any]:
-    """All members, each with a copy of its weights (the model is given back afterwards)."""
+    """All members, each with a copy of its weights: they are made in the same model."""
     found = []
     for one in keys(**given).prune(context.model(), context):
         one.state = {name: value.clone() for name, value in one.model.state_dict().items()}
@@ -55,20 +55,18 @@ def test_a_table_that_is_wrong_is_corrected_by_measuring(tmp_path: Path) -> None
 
 def test_one_database_serves_every_target(tmp_path: Path) -> None:
     context = StandIn(tmp_path, speedup=[1.3, 2.0, 3.0])
-    model = context.model()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    family = list(keys().prune(model, context))
+    family = pruned(context)
     assert [one.member for one in family] == ["1.3x", "2x", "3x"]
     times = [Table().time(one.structure) for one in family]
     assert times == sorted(times, reverse=True)
     losses = [one.report["divergence"] for one in family]
     assert losses == sorted(losses)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert context.told.count("calibrate") == 1
     other = StandIn(tmp_path, speedup=2.0)
     (again,) = pruned(other)
     assert "calibrate" not in other.told
     assert again.structure == family[1].structure
+    assert all(torch.equal(value, family[1].state[name]) for name, value in again.state.items())
 
 
 def test_milliseconds(tmp_path: Path) -> None:

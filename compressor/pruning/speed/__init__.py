@@ -23,10 +23,10 @@ class Speed(Pruner):
     machine, the divergence from the dense model on `probes` held-out examples what it costs. The cheapest sizes
     within the time are chosen by dynamic programming, then improved in `search` steps on the loss of the whole
     model. The result is exported and measured, and the budget corrected until it is as fast as the recipe's `target`
-    asks: `speedup` (over the dense model) or `latency_ms`. A second least-squares pass then repairs what errors of lower
-    layers do further up (`recover`). Needs a fine-tuned model and `calibration` training examples; only score fisher
-    reads their labels. Several targets share everything but the last steps. Fine-tune with distillation afterwards
-    where much was removed.
+    asks: `speedup` (over the dense model) or `latency_ms`. A second least-squares pass then repairs what errors of
+    lower layers do further up (`recover`). Needs a fine-tuned model and `calibration` training examples; only score
+    fisher reads their labels. Several targets share everything but the last steps. Fine-tune with distillation
+    afterwards where much was removed.
 
     Example:
         - prune: {method: speed, score: second-order}

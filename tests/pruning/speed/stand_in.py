@@ -9,7 +9,7 @@ import torch
 from compressor.models.architecture import structure_of
 from compressor.models.structure import Structure
 from compressor.pruning.base import Target, Timing
-from tests.zoo import FFN, HEADS, padded_batch, tiny_model
+from tests.zoo import FFN, HEADS, LAYERS, padded_batch, tiny_model
 
 
 class Line:
@@ -35,13 +35,15 @@ class Table:
 
     base_ms = 1.0
 
-    def __init__(self, layers: int = 3) -> None:
+    def __init__(self, layers: int = LAYERS, heads: int = HEADS, ffn: int = FFN) -> None:
         self.layers = layers
-        self.attention, self.ffn = Line(HEADS, 1, 0.5, 0.5), Line(FFN, 4, 0.5, 0.1)
+        self.attention, self.ffn = Line(heads, 1, 0.5, 0.5), Line(ffn, 4, 0.5, 0.1)
 
     @property
     def dense_ms(self) -> float:
-        return self.base_ms + self.layers * (self.attention.at(HEADS) + self.ffn.at(FFN))
+        return self.base_ms + self.layers * (
+            self.attention.at(self.attention.whole) + self.ffn.at(self.ffn.whole)
+        )
 
     def time(self, structure: Structure) -> float:
         total = self.base_ms

@@ -23,7 +23,7 @@ def recipe(tmp_path: Path) -> Path:
     """The tiny recipe, pruned to a speed and not trained afterwards."""
     path = write_recipe(tmp_path)
     text = path.read_text(encoding="utf-8")
-    lines = [line for line in text.replace(PRUNE, "  - prune: {method: speed, search: 2}\n").splitlines()]
+    lines = text.replace(PRUNE, "  - prune: {method: speed, search: 2}\n").splitlines()
     text = "\n".join(line for line in lines if "fill" not in line and "quantize" not in line)
     path.write_text(text, encoding="utf-8")
     return path

@@ -25,8 +25,10 @@ from compressor.pruning.speed.divergence import Probe
 from compressor.pruning.speed.obs import LeastSquares
 from compressor.pruning.speed.places import Choice, Key, Place, Units
 
-OPEN_SOLVERS, SOLVED = 2, 256
-"""Sub-layers whose factorisation is in memory at once; solved sizes kept."""
+MEMORY = 2**30
+"""Bytes that factorisations may take, and as many that solved weights may: as much as fits is kept of either."""
+DOUBLE = 8
+"""Bytes of a float64: a factorisation keeps three square matrices of them."""
 
 
 def slug(key: Key) -> str:
@@ -57,8 +59,11 @@ class Database:
             for key, place in self.places.items()
         }
         self._order = lru_cache(None)(self._read_order)
-        self._solver = lru_cache(OPEN_SOLVERS)(self._open)
-        self._solved = lru_cache(SOLVED)(lambda key, units: self._solver(key).solve(units))
+        widest = max((place.projection.weight for place in places), key=Tensor.numel)
+        out, width = widest.shape
+        self._solver = lru_cache(max(2, MEMORY // (3 * DOUBLE * width**2)))(self._open)
+        solved = lru_cache(max(2, MEMORY // (DOUBLE // 2 * out * width)))
+        self._solved = solved(lambda key, units: self._solver(key).solve(units))
 
     @property
     def complete(self) -> bool:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressor.errors import GateError, UserError
 from compressor.files import digest
 from compressor.models.gates import Gates
 from compressor.models.slicing import slice_model
-from compressor.models.structure import Structure, SubLayer
+from compressor.models.structure import Structure
 from compressor.pruning.base import Context, LatencyTable, Pruned, Timing, members_of
 from compressor.pruning.speed.aim import Attempt, aim
 from compressor.pruning.speed.database import Database, store
 from compressor.pruning.speed.divergence import Probe
+from compressor.pruning.speed.goal import Goal
 from compressor.pruning.speed.moments import Batch, input_moments
 from compressor.pruning.speed.places import Choice, Key, Place, Units, places_of
 from compressor.pruning.speed.recovery import second_pass
 from compressor.pruning.speed.scores import ORDERS, Evidence
-from compressor.pruning.speed.search import Array, Menu, choose, refine
+from compressor.pruning.speed.search import Menu, choose, refine
+from compressor.pruning.speed.sizes import price, probed, sizes_of, without
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,7 +46,7 @@ def prune(keys: Speed, model: PreTrainedModel, context: Context) -> Iterator[Pru
         for member, value in members_of(context.target).items()
     }
     menus = sizes_of(places, table)
-    rest = _without(model, places, table)
+    rest = without(model, places, table)
     least = rest + min(ms for menu in menus.values() for n, ms in zip(menu.units, menu.ms, strict=True) if n)
     for goal in goals.values():
         goal.check(least)
@@ -68,55 +69,6 @@ def prune(keys: Speed, model: PreTrainedModel, context: Context) -> Iterator[Pru
         if report.get("recovered", 0.0) > report["divergence"]:
             database.apply(best.choice)
         yield Pruned(model, structure, report, member)
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One thing asked for: `speedup` times faster than dense, or `latency_ms`."""
-
-    kind: str
-    value: float
-    table: LatencyTable
-
-    @property
-    def asked_ms(self) -> float:
-        """The time to reach, by the table."""
-        return self.table.dense_ms / self.value if self.kind == "speedup" else self.value
-
-    def reach(self, timing: Timing) -> float:
-        """How much of it was reached: 1 is exactly as fast as asked."""
-        return timing.speedup / self.value if self.kind == "speedup" else self.value / timing.ms
-
-    def check(self, least_ms: float) -> None:
-        """Raise UserError where even a model of hardly anything takes longer."""
-        if self.asked_ms >= least_ms:
-            return
-        dense = self.table.dense_ms
-        most = f"{dense / least_ms:.3g}x" if self.kind == "speedup" else f"{least_ms:.3g} ms"
-        raise UserError(
-            f"target.{self.kind} {self.value:g} cannot be reached here: the dense model takes {dense:.3g} ms, and "
-            f"{least_ms:.3g} ms are left when all sub-layers but one have gone. The furthest is {most}"
-        )
-
-    def report(self, best: Attempt, attempts: Sequence[Attempt]) -> dict[str, Any]:
-        """What was asked, what was measured, and how it was come by.
-
-        Raises:
-            GateError: the exported model is certainly slower than asked.
-        """
-        timing = best.timing
-        value = timing.speedup if self.kind == "speedup" else timing.ms
-        if best.reach < 1 and timing.ci95[1] / timing.speedup * best.reach < 1:
-            raise GateError(
-                f"target.{self.kind} {self.value:g} was not reached: the fastest of {len(attempts)} exported models "
-                f"was measured at {value:.3g}; ask for that, or for less"
-            )
-        return {
-            "asked": {self.kind: self.value},
-            "measured": {**timing._asdict(), "reach": best.reach},
-            "predicted_ms": best.predicted_ms,
-            "attempts": [[attempt.predicted_ms, attempt.timing.ms, attempt.reach] for attempt in attempts],
-        }
 
 
 @dataclass(frozen=True)
@@ -166,41 +118,6 @@ class Search:
         return self.context.timing(
             digest(structure.to_json()), lambda: slice_model(self.database.model, structure)
         )
-
-
-def sizes_of(places: Sequence[Place], table: LatencyTable) -> dict[Key, Menu]:
-    """The sizes that every place can have, with their times; costs are yet to be found."""
-    menus = {}
-    for place in places:
-        curve = table.attention if place.table.is_attention else table.ffn
-        whole = len(place.units)
-        levels = sorted({n for n, _ in curve.levels() if 0 < n < whole} | {0, whole})
-        units: tuple[Units, ...] = (None, *levels)
-        times = np.array([curve.at(n) for n in units])
-        menus[place.key] = Menu(place.key, units, times, np.zeros(len(units)))
-    return menus
-
-
-def probed(units: Sequence[Units]) -> list[Units]:
-    """The sizes whose cost is measured: none, constant, every second and the largest below whole."""
-    between = [n for n in units if n][:-1]
-    return [None, 0, *sorted({*between[::2], *between[-1:]})]
-
-
-def price(units: Sequence[Units], known: dict[Units, float]) -> Array:
-    """Costs of all sizes: those measured, in straight lines between, and nothing for the whole."""
-    sizes = [n for n in units if n is not None]
-    points = {n: cost for n, cost in known.items() if n is not None} | {sizes[-1]: 0.0}
-    x = sorted(points)
-    return np.array([known[None], *np.interp(sizes, x, [points[n] for n in x])])
-
-
-def _without(model: PreTrainedModel, places: Sequence[Place], table: LatencyTable) -> float:
-    """Milliseconds of the model without any of its places."""
-    from compressor.models.architecture import structure_of
-
-    gone = structure_of(model).keeping({place.key: SubLayer(absent=True) for place in places})
-    return table.time(gone)
 
 
 def _database(

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compressor.models.architecture import SubLayerTable, architecture_of, structure_of
-from compressor.models.structure import Structure, SubLayer
+from compressor.models.structure import SubLayer
 
 Key = tuple[str, int, str]
 """A sub-layer: stack, layer, name."""
@@ -63,11 +63,3 @@ def places_of(model: PreTrainedModel) -> list[Place]:
                     size = structure.sizes.unit_size(table.name)
                     found.append(Place(key, at, layers[at], table, units, size))
     return found
-
-
-def widths_of(structure: Structure) -> dict[Key, Units]:
-    """How many units every sub-layer of a structure keeps."""
-    return {
-        (layer.stack, layer.index, name): None if sub.absent else len(sub.kept)
-        for layer, name, sub in structure.each()
-    }

@@ -11,11 +11,11 @@ from compressor.models.architecture import structure_of
 from compressor.models.gates import Gates
 from compressor.pruning.speed.database import Database, store
 from compressor.pruning.speed.divergence import Probe, divergence
-from compressor.pruning.speed.method import price, probed
 from compressor.pruning.speed.moments import Moments, input_moments
 from compressor.pruning.speed.places import places_of
 from compressor.pruning.speed.recovery import second_pass
 from compressor.pruning.speed.scores import Evidence, fisher, kprune, magnitude
+from compressor.pruning.speed.sizes import price, probed
 from compressor.pruning.speed.window import recorded, window
 from tests.zoo import CONFIGS, FFN, HEADS, HIDDEN, LAYERS, logits, padded_batch, tiny_model
 

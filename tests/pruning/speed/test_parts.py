@@ -1,7 +1,6 @@
 """The parts by hand: moments, windows, divergence, scores, costs, the second pass."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -9,21 +8,17 @@ from torch import Tensor
 
 from compressor.models.architecture import structure_of
 from compressor.models.gates import Gates
-from compressor.pruning.speed.database import Database, store
 from compressor.pruning.speed.divergence import Probe, divergence
 from compressor.pruning.speed.moments import Moments, input_moments
 from compressor.pruning.speed.places import places_of
 from compressor.pruning.speed.recovery import second_pass
-from compressor.pruning.speed.scores import Evidence, fisher, kprune, magnitude
+from compressor.pruning.speed.scores import fisher, kprune, magnitude
 from compressor.pruning.speed.sizes import price, probed
 from compressor.pruning.speed.window import recorded, window
+from tests.pruning.speed.made import batches, database, evidence
 from tests.zoo import CONFIGS, FFN, HEADS, HIDDEN, LAYERS, logits, padded_batch, tiny_model
 
 SIZE = HIDDEN // HEADS
-
-
-def batches(family: str = "bert", count: int = 4) -> list[dict[str, Tensor]]:
-    return [padded_batch(family, 6, 20, seed) | {"labels": torch.tensor([0, 1] * 3)} for seed in range(count)]
 
 
 def test_moments_do_not_depend_on_batches() -> None:
@@ -94,11 +89,6 @@ def test_a_probe_stops_where_a_candidate_is_certainly_worse() -> None:
     assert probe.loss(limit=found / 100) == float("inf")
 
 
-def evidence(model: Any, family: str = "bert") -> Evidence:
-    places = places_of(model)
-    return Evidence(model, places, batches(family), input_moments(model, places, batches(family)), 0)
-
-
 def test_fisher_is_every_example_s_own_gradient_squared() -> None:
     model = tiny_model("bert")
     found, place = fisher(evidence(model)), places_of(model)[1]
@@ -124,14 +114,6 @@ def test_kprune_s_knowledge_is_there_before_anything_is_pruned() -> None:
             place.projection.weight[:, : place.size] = 0
     dead = kprune(evidence(model))
     assert all(order[0] == 0 for order in dead.values())
-
-
-def database(model: Any, folder: Path) -> Database:
-    proof = evidence(model)
-    for place in proof.places:
-        moments = proof.moments[place.key]
-        store(folder, place, magnitude(proof)[place.key], moments.mean, moments.covariance)
-    return Database(model, proof.places, folder)
 
 
 def test_a_candidate_is_held_and_given_back(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -117,6 +117,52 @@ class Pruned:
     member: str = "pruned"
 
 
+class LatencyCurve(Protocol):
+    """What sizes of one kind of sub-layer take."""
+
+    @property
+    def constant(self) -> float:
+        """Milliseconds of a sub-layer of which nothing is kept but bias, residual and norm."""
+
+    def at(self, units: int | None) -> float:
+        """Milliseconds of so many units; `None`: the sub-layer is absent."""
+
+    def levels(self) -> list[tuple[int, float]]:
+        """Sizes to choose from, ascending: units and milliseconds; 0 stands for an absent sub-layer."""
+
+
+class LatencyTable(Protocol):
+    """What a model's sub-layers take on this machine, in milliseconds that add up."""
+
+    @property
+    def base_ms(self) -> float:
+        """What is left of a model without layers."""
+
+    @property
+    def dense_ms(self) -> float:
+        """The whole model."""
+
+    @property
+    def attention(self) -> LatencyCurve:
+        """By heads."""
+
+    @property
+    def ffn(self) -> LatencyCurve:
+        """By neurons."""
+
+    def time(self, structure: Structure) -> float:
+        """Predicted milliseconds of a structure."""
+
+
+class Timing(NamedTuple):
+    """An exported model, measured beside the dense one: median milliseconds, and how many times faster it is."""
+
+    ms: float
+    speedup: float
+    ci95: tuple[float, float]
+    noisy: bool
+
+
 class TrainingPart(Protocol):
     """What a method adds to a training run."""
 
@@ -169,6 +215,12 @@ class Context(Protocol):
     def latency(self, models: Mapping[str, Callable[[], PreTrainedModel]]) -> dict[str, float]:
         """Median milliseconds of models, exported, in the cell that the target means; measured once a machine."""
 
+    def latency_table(self) -> LatencyTable:
+        """What the model's sub-layers take in the cell that the target means; measured once a machine."""
+
+    def timing(self, name: str, model: Callable[[], PreTrainedModel]) -> Timing:
+        """A model, exported and measured in that cell beside the dense one; once a machine and name."""
+
     def structure(self, stage: str) -> Structure:
         """What another stage of the run kept."""
 
@@ -203,6 +255,14 @@ class Context(Protocol):
 
     def labelled_batches(self) -> Iterable[dict[str, Tensor]]:
         """The same with labels, so that the model gives a loss."""
+
+    def sample(
+        self, split: Literal["train", "selection"], examples: int, tokens: int
+    ) -> list[dict[str, Tensor]]:
+        """Labelled batches of a random part of a split, the same every time: so many examples and tokens at most."""
+
+    def tell(self, what: str, share: float) -> None:
+        """Say what is being done, and what share of it is finished."""
 
 
 class Pruner(Keys):
@@ -272,6 +332,7 @@ METHODS = {
     "layer-drop": "compressor.pruning.layer_drop:LayerDrop",
     "heads": "compressor.pruning.heads:Heads",
     "greedy": "compressor.pruning.greedy:Greedy",
+    "speed": "compressor.pruning.speed:Speed",
 }
 """Registry: method name -> where its class is."""
 

@@ -20,7 +20,7 @@ Models = Mapping[str, Callable[[], "PreTrainedModel"]]
 
 
 def time_models(work: Work, cell: Cell, models: Models) -> dict[str, Any]:
-    """Median milliseconds of every model in `cell`, with the harness's conditions.
+    """Median milliseconds of every model in `cell`, speedups over the first, and the harness's conditions.
 
     All are timed in turns in the same fresh processes, as the variants of a run are.
     """
@@ -44,5 +44,22 @@ def time_models(work: Work, cell: Cell, models: Models) -> dict[str, Any]:
         )
     return {
         "p50_ms": {name: rows[0]["p50_ms"] for name, rows in measured.latency.items()},
+        "speedup": {name: rows[0] for name, rows in measured.speedup.items()},
         "conditions": measured.conditions[0],
     }
+
+
+def dense_like(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself if nothing was cut from it, else one of the sizes that it had: as fast, its weights random."""
+    from copy import deepcopy
+
+    from compressor.models.architecture import architecture_of, structure_of
+
+    structure = structure_of(model)
+    if structure == structure.dense(structure.sizes):
+        return model
+    config = deepcopy(model.config)
+    del config.compressor
+    for stack in architecture_of(config).stacks:
+        setattr(config, stack.layers_key, structure.sizes.stacks[stack.name]["layers"])
+    return type(model)(config)

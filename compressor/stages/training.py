@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +17,17 @@ from compressor.errors import UserError
 from compressor.executors import ExecutorKeys, run_all
 from compressor.files import appearing, digest, read_json, sha256, write_json
 from compressor.models.structure import Structure
-from compressor.pruning.base import At, Context, Job, Result, Target
+from compressor.pruning.base import At, Context, Job, Result, Target, Timing
 from compressor.schema import Distill, TeacherModel, TrainingKeys, steps_in
 from compressor.stages.base import Data, Work, write_outputs
-from compressor.stages.timing import Models, time_models
+from compressor.stages.timing import Models, dense_like, time_models
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from compressor.benchmark.latency_table import LatencyTable
+    from compressor.cell import Cell
     from compressor.training.layers import LayerDistiller, Weights
     from compressor.training.trainer import Part
 
@@ -31,6 +35,8 @@ LEAST = -1e9
 """The score of a model whose metric is no number: below any other, and JSON can hold it."""
 BATCH = 32
 """Examples that are looked at together when layers are measured."""
+SECONDS, PROCESSES = 1.0, 4
+"""Timed seconds in each process, and processes, of a model that is only a step on the way."""
 WAIT = 0.1
 """Seconds between two looks at what another process makes."""
 
@@ -95,14 +101,50 @@ class TaskContext:
 
     def latency(self, models: Models) -> dict[str, float]:
         """Milliseconds by name; stored before they are used, so that a run that goes on decides the same."""
-        from compressor.benchmark.machine import fingerprint, machine_key
-
-        cell = (self.target.at if self.target else At()).cell(self.work.benchmark.cells())
-        assert cell is not None
-        stored = self.kept("latency", machine_key(fingerprint()), cell.keys(), list(models)) / "latency.json"
-        self.once(stored, lambda path: write_json(path, time_models(self.work, cell, models)))
+        stored = self.kept("latency", *self._where, list(models)) / "latency.json"
+        self.once(stored, lambda path: write_json(path, time_models(self.work, self._cell, models)))
         times: dict[str, float] = read_json(stored)["p50_ms"]
         return times
+
+    def latency_table(self) -> LatencyTable:
+        """The table of the source's encoder in the cell that the target means."""
+        from compressor.benchmark.latency_table import LatencyTable
+        from compressor.models.checkpoint import read_config
+        from compressor.stages.latency import latency_table
+
+        def make(path: Path) -> None:
+            table = latency_table(read_config(self.work.source), self._cell, progress=self.work.progress)
+            write_json(path, table.to_json())
+
+        stored = self.kept("latency-table", *self._where) / "table.json"
+        self.once(stored, make)
+        return LatencyTable.from_json(read_json(stored))
+
+    def timing(self, name: str, model: Callable[[], PreTrainedModel]) -> Timing:
+        """How fast a model is beside the dense one, in short: what is released is measured again at length."""
+        quick = {"seconds": min(SECONDS, self.work.benchmark.seconds), "processes": PROCESSES}
+        work = replace(self.work, benchmark=self.work.benchmark.model_copy(update=quick))
+        models = {"dense": lambda: dense_like(self.model()), "pruned": model}
+        stored = self.kept("timing", *self._where, name) / "timing.json"
+        self.once(stored, lambda path: write_json(path, time_models(work, self._cell, models)))
+        times = read_json(stored)
+        row = times["speedup"]["pruned"]
+        low, high = row["ci95"]
+        return Timing(times["p50_ms"]["pruned"], row["value"], (low, high), row["noisy"])
+
+    @property
+    def _cell(self) -> Cell:
+        """The cell that the target means."""
+        cell = (self.target.at if self.target else At()).cell(self.work.benchmark.cells())
+        assert cell is not None
+        return cell
+
+    @property
+    def _where(self) -> tuple[Any, ...]:
+        """What timings depend on beside the models."""
+        from compressor.benchmark.machine import fingerprint, machine_key
+
+        return machine_key(fingerprint()), self._cell.keys()
 
     def forget(self, name: str) -> None:
         """Remove a named training's checkpoints."""
@@ -221,10 +263,28 @@ class TaskContext:
         width: int = read_config(self.work.source).hidden_size
         return width
 
+    def sample(self, split: str, examples: int, tokens: int) -> list[dict[str, Tensor]]:
+        """Labelled batches of a random part of a split, by the recipe's seed."""
+        from compressor.models.outputs import MODEL_INPUTS, columns
+
+        task, frame = self.work.data.task, getattr(self.work.data.task.examples, split)
+        chosen = frame.sample(min(examples, len(frame)), random_state=self.seed)
+        features = task.features(chosen, self.work.tokenizer())
+        rows = columns(features, (*MODEL_INPUTS, *task.label_columns))
+        ends = list(accumulate(len(row["input_ids"]) for row in rows))
+        return list(self._in_batches(rows[: max(1, bisect_right(ends, tokens))]))
+
+    def tell(self, what: str, share: float) -> None:
+        """Say how far it is."""
+        self.work.progress(what, share)
+
     def _batches(self, labels: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
         from compressor.models.outputs import MODEL_INPUTS, columns
 
-        rows = columns(self.work.features("selection"), (*MODEL_INPUTS, *labels))
+        return self._in_batches(columns(self.work.features("selection"), (*MODEL_INPUTS, *labels)))
+
+    def _in_batches(self, rows: list[dict[str, Any]]) -> Iterator[dict[str, Tensor]]:
+        """Batches of similar length."""
         rows.sort(key=lambda row: len(row["input_ids"]))
         collate = self.work.data.task.collate(self.work.tokenizer())
         for start in range(0, len(rows), BATCH):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from string import Template
 from typing import Any, NamedTuple, get_args
 
 import yaml
@@ -16,9 +18,9 @@ from rich.markup import escape
 from compressor.benchmark.machine import usable_cores
 from compressor.errors import UserError
 from compressor.files import write_text
-from compressor.pruning.base import METHODS, method_class
+from compressor.pruning.base import METHODS, Pruner, method_class
 from compressor.report.fields import is_fraction
-from compressor.schema import IdOrPath, suggest
+from compressor.schema import IdOrPath, TrainingKeys, suggest
 from compressor.tasks.schema import MAX_LENGTH, METRICS, TaskKeys, TaskType
 
 TEMPLATE = Path(__file__).with_name("new.yaml")

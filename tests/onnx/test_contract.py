@@ -6,6 +6,7 @@
 import itertools
 import logging
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from compressor.pruning.movement.masks import Masks
 from tests.pruning.gated import KINDS
 from tests.pruning.gated import scatter as scatter_gates
 from tests.pruning.masked import movement, scatter
+from tests.pruning.speed.made import database
 from tests.zoo import (
     CONFIGS,
     CUTTABLE,
@@ -131,12 +133,25 @@ def pruned_by_cofi(model: Any, inputs: Any) -> tuple[torch.Tensor, Structure]:
     return gated, fold_gates(model, values)
 
 
+def pruned_by_speed(model: Any, inputs: Any) -> tuple[torch.Tensor, Structure]:
+    """Least-squares weights at made-up sizes, one sub-layer constant and one absent."""
+    with TemporaryDirectory() as folder:
+        made = database(model, Path(folder), model.config.model_type)
+        sizes = [1, 13, 0, FFN, HEADS, None]
+        choice = dict(zip(made.places, sizes, strict=True))
+        with made.holding(choice):
+            held = logits(model, inputs)
+        made.apply(choice)
+        return held, made.structure_of(choice)
+
+
 PRUNED = {
     "movement": pruned_by_movement,
     "cofi": pruned_by_cofi,
     "layer-drop": pruned_by_layer_drop,
     "greedy": pruned_by_layer_drop,
     "heads": pruned_by_heads,
+    "speed": pruned_by_speed,
 }
 """What each method leaves behind: the logits before anything is cut, and the structure."""
 

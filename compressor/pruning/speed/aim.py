@@ -1,0 +1,62 @@
+"""Hitting a speed: measure the exported model, correct the budget by what the prediction missed, and choose again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+from compressor.pruning.base import Timing
+from compressor.pruning.speed.places import Choice
+
+TOLERANCE = 0.02
+"""A model may be so much faster than asked; slower it may not be."""
+ROUNDS = 6
+"""Models that are exported and measured at most, for one target."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A candidate, what the table says of it, what it was measured at, and how far that is of what was asked.
+
+    `reach` is 1 where it is exactly as fast as asked, above where it is faster.
+    """
+
+    choice: Choice
+    predicted_ms: float
+    timing: Timing
+    reach: float
+
+
+def aim(
+    asked_ms: float,
+    search: Callable[[float], Choice | None],
+    predict: Callable[[Choice], float],
+    measure: Callable[[Choice], Timing],
+    reach: Callable[[Timing], float],
+    tolerance: float = TOLERANCE,
+) -> list[Attempt]:
+    """Candidates until one is as fast as asked and at most `tolerance` faster; that is the last one, the best.
+
+    `asked_ms` is the time to reach by the table's measure. The budget is corrected by the median of what was missed
+    so far, so that a noisy measurement does not lead astray. Where `search` finds nothing within a budget, or nothing
+    new, the best so far is taken: the slowest that is fast enough, else the fastest.
+    """
+    attempts: list[Attempt] = []
+    factor = 1.0
+    for _ in range(ROUNDS):
+        choice = search(asked_ms * factor / (1 + tolerance / 2))
+        if choice is None or any(choice == attempt.choice for attempt in attempts):
+            break
+        timing, predicted = measure(choice), predict(choice)
+        attempts.append(Attempt(choice, predicted, timing, reach(timing)))
+        if 1 <= attempts[-1].reach <= 1 + tolerance:
+            break
+        factor = median(attempt.reach * attempt.predicted_ms / asked_ms for attempt in attempts)
+    return sorted(attempts, key=_goodness)
+
+
+def _goodness(attempt: Attempt) -> tuple[bool, float]:
+    """Greater is better: fast enough before too slow; then the slower of those, the faster of these."""
+    enough = attempt.reach >= 1
+    return enough, -attempt.reach if enough else attempt.reach

@@ -1,0 +1,91 @@
+"""Pruning to a speed in the whole chain: a family, its artifacts, and a second target from the same database."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compressor.cli import main
+from compressor.models.architecture import structure_of
+from compressor.pruning.base import Timing
+from compressor.stages.training import TaskContext
+from tests.pipeline.tiny import RECIPE, finish, start, write_recipe
+from tests.pruning.speed.stand_in import Table
+
+TABLE = Table(layers=2, heads=2, ffn=48)
+PRUNE = RECIPE[RECIPE.index("  - prune:") : RECIPE.index("  - slice:")]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """The tiny recipe, pruned to a speed and not trained afterwards."""
+    path = write_recipe(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    lines = text.replace(PRUNE, "  - prune: {method: speed, search: 2}\n").splitlines()
+    text = "\n".join(line for line in lines if "fill" not in line and "quantize" not in line)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def made_up_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times by a table that needs no machine."""
+
+    def timing(_self: TaskContext, _name: str, model: Callable[[], Any]) -> Timing:
+        ms = TABLE.time(structure_of(model()))
+        return Timing(ms, TABLE.dense_ms / ms, (TABLE.dense_ms / ms,) * 2, False)
+
+    monkeypatch.setattr(TaskContext, "latency_table", lambda _self: TABLE)
+    monkeypatch.setattr(TaskContext, "timing", timing)
+
+
+def run(recipe: Path, output: Path, *options: str) -> Any:
+    assert main(["run", str(recipe), "--output", str(output), "--set", "gates={}", *options]) == 0
+    return json.loads((output / "results.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.usefixtures("made_up_clock")
+def test_several_speeds_and_another_one_from_the_same_database(recipe: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    found = run(recipe, output, "--set", "target={speedup: [1.5, 2]}")
+    assert list(found["variants"]) == ["dense_fp32", "1.5x_fp32", "2x_fp32"]
+    for name in ("1.5x_fp32", "2x_fp32"):
+        assert found["variants"][name]["parity"]["max_abs_error"] < 1e-4
+        assert found["variants"][name]["sliced_density"] < 1
+    (folder,) = (output / "work").glob("speed-*")
+    files = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(files) == 5  # four sub-layers and their costs
+    again = run(recipe, output, "--set", "target={speedup: 2}")
+    assert again["variants"]["pruned_fp32"]["structure"] == found["variants"]["2x_fp32"]["structure"]
+    now = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert {p: t for p, t in now.items() if p.suffix == ".safetensors"} == {
+        p: t for p, t in files.items() if p.suffix == ".safetensors"
+    }
+
+
+@pytest.mark.usefixtures("made_up_clock")
+def test_a_speed_out_of_reach_ends_the_run_with_one_message(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--output", str(tmp_path / "run"), "--set", "target={speedup: 50}"]
+    assert main(["run", str(recipe), *options]) == 2
+    said = capsys.readouterr()
+    assert "target.speedup 50 cannot be reached" in said.out + said.err
+
+
+def test_a_target_must_be_named(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(recipe)]) == 2
+    said = capsys.readouterr()
+    assert "speed needs a latency_ms or speedup to aim at" in said.out + said.err
+
+
+@pytest.mark.slow
+def test_measured_on_this_machine(recipe: Path, tmp_path: Path) -> None:
+    """With a real table and real timings; a model this small is hardly anything but overhead."""
+    finish(start(recipe, tmp_path / "run", "--set", "target={speedup: 1.1}", "--set", "gates={}"))
+    record = json.loads((tmp_path / "run" / "prune" / "stage.json").read_text(encoding="utf-8"))
+    report = record["info"]["members"]["pruned"]
+    assert report["measured"]["speedup"] > 1
+    assert report["attempts"]

@@ -1,0 +1,156 @@
+"""Dynamic programming against brute force, the local search, and the feedback loop with noise."""
+
+import itertools
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compressor.pruning.base import Timing
+from compressor.pruning.speed.aim import ROUNDS, TOLERANCE, aim
+from compressor.pruning.speed.search import Menu, cheapest, choose, refine
+
+
+def problem(seed: int, rows: int = 4, levels: int = 4) -> tuple[list[Any], list[Any]]:
+    """Times (whole numbers, so that nothing is lost in rounding) and costs."""
+    dice = np.random.default_rng(seed)
+    times = [np.array([0.0, *np.sort(dice.integers(1, 100, levels - 1))]) for _ in range(rows)]
+    return times, [dice.random(levels) for _ in range(rows)]
+
+
+def brute(times: list[Any], costs: list[Any], budget: float) -> float | None:
+    """The least cost of all combinations."""
+    found = [
+        sum(cost[at] for cost, at in zip(costs, chosen, strict=True))
+        for chosen in itertools.product(*(range(len(row)) for row in times))
+        if sum(time[at] for time, at in zip(times, chosen, strict=True)) <= budget
+    ]
+    return min(found, default=None)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_choice_is_the_cheapest_of_all(seed: int) -> None:
+    times, costs = problem(seed, rows=1 + seed % 4)
+    for budget in (0.0, 10.0, 50.0, 100.0, 200.0):
+        chosen = cheapest(times, costs, budget)
+        assert chosen is not None
+        assert sum(time[at] for time, at in zip(times, chosen, strict=True)) <= budget
+        assert sum(cost[at] for cost, at in zip(costs, chosen, strict=True)) == pytest.approx(
+            brute(times, costs, budget)
+        )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_budget_is_never_exceeded(seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    times = [np.sort(dice.random(30)) * 3 + 0.01 for _ in range(24)]
+    costs = [np.sort(dice.random(30))[::-1] for _ in range(24)]
+    for share in (0.1, 0.4, 0.9):
+        budget = share * sum(row[-1] for row in times)
+        chosen = cheapest(times, costs, budget)
+        assert chosen is not None
+        spent = sum(time[at] for time, at in zip(times, chosen, strict=True))
+        assert 0.97 * budget <= spent <= budget
+
+
+def test_nothing_goes_where_there_is_time_for_all_and_all_where_there_is_none() -> None:
+    times = [np.array([0.0, 1.1, 2.3])] * 3
+    costs = [np.array([5.0, 2.0, 0.0])] * 3
+    assert cheapest(times, costs, sum([2.3] * 3)) == [2, 2, 2]
+    assert cheapest(times, costs, 0.0) == [0, 0, 0]
+    assert cheapest([row + 1 for row in times], costs, 2.9) is None
+
+
+MENUS = [
+    Menu(("encoder", i, "ffn"), (None, 4, 8), np.array([0.0, 5.0, 10.0]), np.array([1.0, 0.5, 0.0]))
+    for i in range(6)
+]
+
+
+def test_the_search_finds_what_the_sum_of_costs_does_not_know() -> None:
+    """All sub-layers seem alike; in truth the first two are worth all."""
+
+    def loss(choice: Any, limit: float) -> float:
+        return sum((8 - (units or 0)) * (10.0 if key[1] < 2 else 0.1) for key, units in choice.items())
+
+    coefficients, fallen = refine(MENUS, 30.0, loss, steps=60, seed=0)
+    assert fallen == sorted(fallen, reverse=True)
+    assert len(set(fallen)) == len(fallen)
+    chosen = choose(MENUS, 30.0, coefficients)
+    assert chosen is not None
+    assert loss(chosen, np.inf) == fallen[-1]
+    assert chosen["encoder", 0, "ffn"] == chosen["encoder", 1, "ffn"] == 8
+    again = refine(MENUS, 30.0, loss, steps=60, seed=0)
+    assert again[1] == fallen
+
+
+def test_no_steps_leave_the_dynamic_programme_alone_and_none_is_asked_twice() -> None:
+    asked = []
+
+    def loss(choice: Any, limit: float) -> float:
+        asked.append(tuple(choice.values()))
+        return 1.0
+
+    coefficients, _ = refine(MENUS, 30.0, loss, steps=0, seed=0)
+    assert (coefficients == 1).all()
+    refine(MENUS, 30.0, loss, steps=30, seed=0)
+    assert len(asked[1:]) == len(set(asked[1:]))
+
+
+class Machine:
+    """A stub that takes `slower` times what the table says, and whose readings scatter."""
+
+    def __init__(self, slower: float, noise: float, seed: int) -> None:
+        self.slower, self.noise, self.dice = slower, noise, random.Random(seed)
+
+    def speedup(self, choice: Any) -> float:
+        return 100.0 / (self.slower * choice["ms"])
+
+    def measure(self, choice: Any) -> Timing:
+        read = self.speedup(choice) * (1 + self.dice.uniform(-self.noise, self.noise))
+        return Timing(100.0 / read, read, (0.97 * read, 1.03 * read), False)
+
+
+def run(machine: Machine, asked: float, step: float = 0.01) -> list[Any]:
+    return aim(
+        100.0 / asked,
+        lambda budget: {"ms": np.floor(budget / step) * step} if budget > step else None,
+        lambda choice: choice["ms"],
+        machine.measure,
+        lambda timing: timing.speedup / asked,
+    )
+
+
+@pytest.mark.parametrize("slower", [0.8, 1.0, 1.1, 1.4])
+@pytest.mark.parametrize("asked", [1.5, 3.0])
+def test_a_wrong_table_is_corrected(slower: float, asked: float) -> None:
+    attempts = run(Machine(slower, 0.0, 0), asked)
+    assert 1 <= attempts[-1].reach <= 1 + TOLERANCE
+    assert len(attempts) <= 3
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_readings_that_scatter_by_3_percent_lead_within_their_own_error(seed: int) -> None:
+    machine = Machine(1.15, 0.03, seed)
+    attempts = run(machine, 2.0)
+    assert len(attempts) <= ROUNDS
+    assert attempts[-1].reach >= 1
+    assert 0.965 <= machine.speedup(attempts[-1].choice) / 2.0 <= 1.07
+
+
+def test_coarse_sizes_give_the_slowest_that_is_fast_enough() -> None:
+    attempts = run(Machine(1.0, 0.0, 0), 2.0, step=8.0)
+    assert attempts[-1].reach == pytest.approx(100 / 48 / 2)
+    assert all(a.reach >= attempts[-1].reach for a in attempts)
+
+
+def test_what_cannot_be_reached_gives_the_fastest_there_is() -> None:
+    attempts = aim(
+        50.0,
+        lambda budget: {"ms": 60.0},
+        lambda choice: choice["ms"],
+        Machine(1.0, 0.0, 0).measure,
+        lambda timing: timing.speedup / 2,
+    )
+    assert [a.reach < 1 for a in attempts] == [True]

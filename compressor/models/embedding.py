@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput, cached_file
 
 from compressor.errors import UserError
 from compressor.files import read_json
-from compressor.models.architecture import ARCHITECTURES, Architecture
+from compressor.models.architecture import ARCHITECTURES, Architecture, architecture_of
 from compressor.models.source import HubModel, ModelSource, describe, folder_of
 
 POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
@@ -36,7 +36,7 @@ class SentenceOutput(ModelOutput):
 class Embedder:
     """What every family's `...ForSentenceEmbedding` adds to its encoder; it has no weights of its own.
 
-    `mean` averages the last states of all tokens but padding, `cls` takes the first token's (Reimers and Gurevych:
+    `mean` averages the last states of all tokens but padding, `cls` takes that of `[CLS]` (Reimers and Gurevych:
     "Sentence-BERT", 2019, section 3). `normalize` gives vectors of length 1.
     """
 
@@ -64,7 +64,8 @@ class Embedder:
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         states = self.base_model(input_ids=input_ids, attention_mask=attention_mask, **types)[0]
         keys = getattr(self.config, EMBEDDING)
-        vectors = states[:, 0] if keys["pooling"] == "cls" else mean_of_tokens(states, attention_mask)
+        cls = architecture_of(self.config).cls
+        vectors = states[:, cls] if keys["pooling"] == "cls" else mean_of_tokens(states, attention_mask)
         vectors = self._in_place(vectors)
         if keys["normalize"]:
             vectors = functional.normalize(vectors, dim=-1)

@@ -24,10 +24,10 @@ from compressor.onnx.runtime import OnnxModel
 
 
 @TasksManager.create_register("onnx", overwrite_existing=True)(
-    "xlnet", "text-classification", "token-classification", "question-answering"
+    "xlnet", "text-classification", "token-classification", "question-answering", "feature-extraction"
 )
 class XLNetOnnxConfig(BertOnnxConfig):
-    """XLNet, which optimum does not know: it reads what BERT reads, and gives logits alone (no memories)."""
+    """XLNet, which optimum does not know: it reads what BERT reads, and gives no memories."""
 
 
 def export_onnx(model: PreTrainedModel, task: str, opset: int, target: Path) -> None:

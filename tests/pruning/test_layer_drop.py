@@ -180,7 +180,7 @@ def test_dropped_gated_sliced_reloaded_plain_and_onnx(family: str, tmp_path: Pat
         assert all(torch.equal(value, theirs[name]) for name, value in kept[at].state_dict().items())
     lost = sum(p.numel() for p in originals[1].parameters()) if family in CUTTABLE else 0
     assert model.num_parameters() - small.num_parameters() == lost
-    around = [name for name in before if f"{stack.layers}." not in name]
+    around = [name for name in before if f"{stack.path}." not in name]
     assert around
     assert all(torch.equal(small.state_dict()[name], before[name]) for name in around)
     checkpoint.save(small, tmp_path)

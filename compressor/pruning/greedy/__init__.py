@@ -139,8 +139,9 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
                 yield member, most_within_drop(sizes, whole, rounds, value), {"whole": whole}
             return
         times = latency_by_size(model, context)
+        why: dict[str, object] = {"latency_ms": {str(count): time for count, time in times.items()}}
         for member, value in goals:
-            yield member, fewest_for_time(sizes, times, target.given()[0], value), {"latency_ms": times}
+            yield member, fewest_for_time(sizes, times, target.given()[0], value), why
 
 
 def layers_of(config: PretrainedConfig) -> int:

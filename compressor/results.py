@@ -175,7 +175,7 @@ def _latency(project: Project, results: dict[str, Any], machine: str) -> None:
 def _settle_final(project: Project, results: dict[str, Any]) -> None:
     """A quantized variant that is slower than fp32 never ships: fp32 is `final` in its place."""
     chosen = results["final"]
-    results["final"] = final_of(chosen, results["variants"])
+    results["final"] = final_of(chosen, results["variants"], project.recipe.gates)
     if results["final"] != chosen:
         project.display.line(
             f"{chosen} is slower than {results['final']}, which is final in its place "

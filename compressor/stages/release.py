@@ -68,10 +68,14 @@ def fp32_of(variant: str) -> str:
     return f"{variant.rpartition('_')[0]}_fp32"
 
 
-def final_of(chosen: str, variants: Mapping[str, dict[str, Any]]) -> str:
-    """The final variant: `chosen`, or the same model in fp32 where quantization has surely made it slower."""
-    row = _over_fp32(variants[chosen])
-    return fp32_of(chosen) if row and row["ci95"][1] < 1 else chosen
+def final_of(chosen: str, variants: Mapping[str, dict[str, Any]], gates: GateKeys) -> str:
+    """The final variant: `chosen`, or the same model in fp32 where quantization has surely made it slower.
+
+    The baseline takes no one's place where a speedup is asked for: it has none to be judged.
+    """
+    row, fp32 = _over_fp32(variants[chosen]), fp32_of(chosen)
+    stays = row is None or row["ci95"][1] >= 1 or (fp32 == BASELINE and gates.min_speedup is not None)
+    return chosen if stays else fp32
 
 
 def _over_fp32(variant: dict[str, Any]) -> dict[str, Any] | None:

@@ -120,7 +120,7 @@ def over_fp32(*interval: float, precision: str = "int8") -> dict[str, Any]:
 
 def test_what_quantization_slowed_down_is_not_final() -> None:
     def final(found: dict[str, Any]) -> str:
-        return final_of(found["final"], found["variants"])
+        return final_of(found["final"], found["variants"], GateKeys(min_speedup=1.5))
 
     assert final(results()) == "pruned_int8"
     assert final(over_fp32(0.9, 0.95, 0.99)) == "pruned_fp32"
@@ -128,6 +128,16 @@ def test_what_quantization_slowed_down_is_not_final() -> None:
     assert (
         final(over_fp32(0.9, 0.95, 0.99, precision="fp32")) == "pruned_int8"
     )  # auto kept fp32: the same file
+
+
+def test_the_baseline_is_not_final_where_a_speedup_is_asked_for() -> None:
+    found = over_fp32(0.9, 0.95, 0.99)
+    found["variants"]["dense_int8"] = found["variants"]["pruned_int8"]
+    assert final_of("dense_int8", found["variants"], GateKeys()) == "dense_fp32"
+    gates = GateKeys(min_speedup=1.5)
+    assert final_of("dense_int8", found["variants"], gates) == "dense_int8"
+    failed = [g["name"] for g in judge(gates, "dense_int8", found) if not g["passed"]]
+    assert "min_speedup_over_fp32" in failed
 
 
 def test_nor_is_it_released_where_it_is_asked_for_by_name() -> None:

@@ -1,5 +1,6 @@
 """What the pages look like in a real browser: nothing sticks out, all text can be read, in every scheme."""
 
+import copy
 import io
 import os
 import re
@@ -68,18 +69,18 @@ Page = Callable[[str], Path]
 
 
 @pytest.fixture
-def page(results: dict, family: dict, perplexity: dict, tmp_path: Path) -> Page:
+def page(request: pytest.FixtureRequest, tmp_path: Path) -> Page:
     def write(kind: str) -> Path:
-        if kind == "comparison":
-            others = [results, family | {"name": "minilm-sst2-layer-drop"}]
-            return write_comparison(others, tmp_path / "page.html")
-        return write_report({"run": results, "family": family, "perplexity": perplexity}[kind], tmp_path)
+        if kind != "comparison":
+            return write_report(request.getfixturevalue(kind), tmp_path)
+        one = copy.deepcopy(request.getfixturevalue("results"))
+        return write_comparison([one, request.getfixturevalue("family")], tmp_path / "page.html")
 
     return write
 
 
 @pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("kind", ["run", "family", "perplexity", "comparison"])
+@pytest.mark.parametrize("kind", ["results", "family", "perplexity", "comparison"])
 def test_a_page_in_a_real_browser(window: Browser, page: Page, kind: str, look: str) -> None:
     found, picture = window.look(page(kind), LOOKS[look], LOOKED)
     if KEEP:

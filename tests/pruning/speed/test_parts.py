@@ -1,6 +1,7 @@
 """The parts by hand: moments, windows, divergence, scores, costs, the second pass."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from compressor.pruning.speed.divergence import Probe, divergence
 from compressor.pruning.speed.moments import Moments, input_moments
 from compressor.pruning.speed.places import places_of
 from compressor.pruning.speed.recovery import second_pass
-from compressor.pruning.speed.scores import fisher, kprune, magnitude
+from compressor.pruning.speed.scores import _own_loss, _squared_gradients, fisher, kprune, magnitude
 from compressor.pruning.speed.sizes import price, probed
 from compressor.pruning.speed.window import recorded, window
 from tests.pruning.speed.made import batches, database, evidence
@@ -114,6 +115,16 @@ def test_kprune_s_knowledge_is_there_before_anything_is_pruned() -> None:
             place.projection.weight[:, : place.size] = 0
     dead = kprune(evidence(model))
     assert all(order[0] == 0 for order in dead.values())
+
+
+def test_at_the_dense_model_the_divergence_has_no_slope_and_labels_of_its_own_do() -> None:
+    def published(output: Any, inputs: Any, _random: Any) -> Tensor:
+        dense = {"logits": output.logits.detach()}
+        return divergence({"logits": output.logits}, dense, inputs["attention_mask"].bool()) / 6
+
+    proof = evidence(tiny_model("bert"))
+    assert all(float(values.max()) < 1e-10 for values in _squared_gradients(proof, published).values())
+    assert all(float(values.min()) > 1e-10 for values in _squared_gradients(proof, _own_loss).values())
 
 
 def test_a_candidate_is_held_and_given_back(tmp_path: Path) -> None:

@@ -62,6 +62,31 @@ def test_nothing_goes_where_there_is_time_for_all_and_all_where_there_is_none() 
     assert cheapest([row + 1 for row in times], costs, 2.9) is None
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_with_equal_costs_it_is_the_search_of_kwon_et_al(seed: int) -> None:
+    """Theirs, O(heads): for every number of heads as many neurons as are left time for, of either the best."""
+    dice = np.random.default_rng(seed)
+    head_ms, neuron_ms = 7.0, 2.0
+    heads, neurons = dice.random((3, 4)), dice.random((3, 6)) / 3
+    budget = float(dice.choice([10, 20, 25, 40, 50, 80, 100]))  # whole numbers are whole steps of it
+    best = 0.0
+    for count in range(heads.size + 1):
+        room = int((budget - head_ms * count) // neuron_ms)
+        if room >= 0:
+            ranked = [np.sort(part.ravel())[::-1] for part in (heads, neurons)]
+            best = max(best, ranked[0][:count].sum() + ranked[1][:room].sum())
+    times, costs = [], []
+    for part, ms in ((heads, head_ms), (neurons, neuron_ms)):
+        for row in part:
+            kept = np.concatenate([[0.0], np.cumsum(np.sort(row)[::-1])])
+            times.append(ms * np.arange(len(kept)))
+            costs.append(row.sum() - kept)
+    chosen = cheapest(times, costs, budget)
+    assert chosen is not None
+    lost = sum(cost[at] for cost, at in zip(costs, chosen, strict=True))
+    assert heads.sum() + neurons.sum() - lost == pytest.approx(best)
+
+
 MENUS = [
     Menu(("encoder", i, "ffn"), (None, 4, 8), np.array([0.0, 5.0, 10.0]), np.array([1.0, 0.5, 0.0]))
     for i in range(6)

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from compressor.errors import UserError
 from compressor.recipe import load_recipe
@@ -11,7 +13,7 @@ from tests.pipeline.tiny import finish, start, write_recipe
 
 TAUGHT = "distill: {teacher: teacher, alpha: 0.5, layers: 0.5}"
 PRUNE = f"""  - prune: {{method: cofi, from: model, epochs: 16, learning_rate: 1.0e-3, batch_size: 16,
-            evaluate_every: 0.1, gate_learning_rate: 0.15, preparation: 0.15, sparsity_warmup: 0.4, {TAUGHT}}}
+            evaluate_every: 0.1, gate_learning_rate: 0.3, preparation: 0.15, sparsity_warmup: 0.4, {TAUGHT}}}
 """
 
 
@@ -43,6 +45,18 @@ def test_a_ladder_makes_a_family(recipe: Path, tmp_path: Path) -> None:
         assert (output / "slice" / name / "layer_transform.safetensors").exists()
     assert found["s30_fp32"]["body_parameters"] > found["s60_fp32"]["body_parameters"]
     assert "done before, kept" in finish(start(recipe, output))
+
+
+@pytest.mark.slow
+def test_two_processes_learn_gates_multipliers_and_the_map_of_hidden_states(
+    recipe: Path, tmp_path: Path
+) -> None:
+    finish(start(recipe, tmp_path / "two", "--nproc", "2", "--set", "target.sparsity=0.5"))
+    info = json.loads((tmp_path / "two" / "prune" / "stage.json").read_text(encoding="utf-8"))["info"]
+    assert info["members"]["pruned"]["sparsity"] == pytest.approx(0.5, abs=0.05)
+    assert info["members"]["pruned"]["expected_sparsity"] == pytest.approx(0.5, abs=0.1)
+    learned = load_file(tmp_path / "two" / "slice" / "layer_transform.safetensors")
+    assert not torch.equal(learned["weight"], torch.eye(32))
 
 
 def test_a_recipe_without_a_target_is_refused(recipe: Path) -> None:

@@ -50,6 +50,8 @@ def opened(masking: Masking) -> None:
 def test_open_gates_change_nothing(family: str, attention: str) -> None:
     inputs = padded_batch(family)
     plain, (model, masking) = tiny_model(family), gated_model(family)
+    if attention == "sdpa" and not plain._supports_sdpa:
+        pytest.skip(f"transformers has no sdpa attention for {family}")
     for one in (plain, model):
         if one._supports_sdpa:
             one.set_attn_implementation(attention)

@@ -86,7 +86,7 @@ def test_equal_gates_go_in_their_order_and_some_can_be_made_to_stay() -> None:
     assert decide(torch.full((2, 5), -9.0), SHARPNESS).count_nonzero() == 0
     assert decide(torch.full((2, 5), -9.0), SHARPNESS, least=1).count_nonzero() == 2
     logits = torch.linspace(-4, 4, 20).unsqueeze(0)
-    assert decide(logits, SHARPNESS).count_nonzero() == 13
+    assert decide(logits, SHARPNESS).count_nonzero() == 14
     aligned = decide(logits, SHARPNESS, multiple=8)
     assert aligned.count_nonzero() == 16
     assert (aligned[0, 4:] > 0).all()

@@ -166,7 +166,7 @@ def bench(
     page: Annotated[Path, typer.Option(help="the page of --table")] = Path("latency-table.html"),
     fresh: Annotated[bool, typer.Option("--fresh", help="measure a --table again that is known")] = False,
 ) -> None:
-    """Time any ONNX model on onnxruntime, alone or against another; or a model's sub-layers by width (--table)."""
+    """Time ONNX models, or parts of a model by width (--table)."""
     from compressor.log import quiet_libraries
 
     quiet_libraries()

@@ -341,8 +341,16 @@ def structure_of(model: PreTrainedModel) -> Structure:
 
 
 def structure_in(config: PretrainedConfig) -> Structure:
-    """What a model of this config has: read from `config.compressor` if it was sliced, else dense."""
-    stored = (getattr(config, "compressor", None) or {}).get("structure")
-    if stored:
-        return Structure.from_json(stored)
+    """What a model of this config has: read from `config.compressor` if it was sliced, else dense.
+
+    Raises:
+        UserError: what is written there is no structure.
+    """
+    try:
+        if stored := (getattr(config, "compressor", None) or {}).get("structure"):
+            return Structure.from_json(stored)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"config.json does not describe a model: its `compressor` entry is damaged ({error})"
+        ) from error
     return Structure.dense(architecture_of(config).sizes(config))

@@ -201,10 +201,11 @@ def _example(method: type[Pruner]) -> str:
 
 def _taught(method: type[Pruner], teacher: str) -> str:
     """The same stage with this teacher; where that is the model itself, whatever is trained must have it."""
-    example = _example(method).replace("teacher: teacher", f"teacher: {teacher}")
-    if teacher == "model" and issubclass(method, TrainingKeys) and "teacher:" not in example:
-        return f"{example[:-1]}, distill: {{teacher: {teacher}}}}}"
-    return example
+    example = _example(method)
+    if teacher != "model" or not issubclass(method, TrainingKeys):
+        return example
+    plain = re.sub(r",\s*distill: \{.*?\}", "", example, flags=re.DOTALL)
+    return f"{plain[:-1]},\n          distill: {{teacher: {teacher}}}}}"
 
 
 def _target(method: type[Pruner]) -> str:

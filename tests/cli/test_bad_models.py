@@ -139,7 +139,7 @@ FOLDERS: dict[str, tuple[Break, list[str]]] = {
     "no such family": (config(model_type="brt"), ["config.json is no config of a model", "`brt`"]),
     "unsupported family": (
         config(model_type="t5"),
-        ["model family 't5' is not supported (supported: bert, "],
+        ["model family 't5' is not supported (supported: albert, bert, "],
     ),
     "nearly supported family": (config(model_type="bart"), ["'bart' is not supported; did you mean 'bert'?"]),
     "code of its own": (

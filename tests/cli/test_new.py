@@ -12,7 +12,7 @@ import typer
 from compressor.errors import UserError
 from compressor.pruning.base import METHODS
 from compressor.recipe import load_recipe
-from compressor.tasks.schema import MAX_LENGTH
+from compressor.tasks.schema import MAX_LENGTH, UNLABELLED
 from compressor.views.new import TASKS, Answers, ask, recipe_text
 from tests.cli.refusals import Call, refused
 
@@ -24,8 +24,11 @@ def test_every_task_with_every_method_is_valid(call: Call, tmp_path: Path, task:
     assert said.code == 0, said.err
     made = load_recipe(target).recipe
     assert (made.task.type, made.task.max_length) == (task, MAX_LENGTH[task])
-    assert [stage.verb for stage in made.stages][1:3] == ["prune", "slice"]
-    assert made.stages[1].pruner.method == method  # type: ignore[attr-defined]
+    verbs = [stage.verb for stage in made.stages]
+    place = verbs.index("prune")
+    assert verbs[place + 1] == "slice"
+    assert (verbs[0] == "finetune") is (task not in UNLABELLED)
+    assert made.stages[place].pruner.method == method  # type: ignore[attr-defined]
     assert call("validate", target).code == 0
 
 

@@ -84,7 +84,8 @@ def test_open_masks_change_nothing(family: str, variant: str) -> None:
     inputs = padded_batch(family)
     expected = logits(tiny_model(family), inputs)
     model, masks = masked_model(family, variant=variant)
-    assert torch.equal(logits(model, inputs), expected)
+    rounding = 1e-6 if family == "xlnet" else 0.0  # its matrices are stored transposed; a masked one is not
+    torch.testing.assert_close(logits(model, inputs), expected, rtol=0, atol=rounding)
     assert masks.densities() == {"attention": 1.0, "ffn": 1.0, "total": 1.0}
 
 

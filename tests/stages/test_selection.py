@@ -38,14 +38,12 @@ def selection(
 
     monkeypatch.setattr(module, "predict", predict)
     task = SimpleNamespace(
-        examples=SimpleNamespace(selection=pd.DataFrame({"text": range(rows)})),
-        primary="accuracy",
+        deciding=lambda _: "accuracy",
         higher_is_better=lambda _: higher,
         scorer=lambda frame, _: lambda places: float(frame["right"].to_numpy()[places].mean()),
     )
-    work: Any = SimpleNamespace(
-        data=SimpleNamespace(task=task), seed=0, tokenizer=lambda: None, progress=None
-    )
+    data = SimpleNamespace(task=task, frame=lambda *_: pd.DataFrame({"text": range(rows)}))
+    work: Any = SimpleNamespace(data=data, seed=0, tokenizer=lambda: None, progress=None)
     return Selection(work)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressor.benchmark.latency_setting import shape_of
 from compressor.benchmark.machine import usable_cores
 from compressor.benchmark.sessions import check_provider
 from compressor.errors import RunError, UserError
@@ -42,6 +43,8 @@ def check_everything(project: Project) -> None:
     for stage in stages:
         if isinstance(stage, Prune):
             stage.pruner.check_family(config)
+            if stage.pruner.reads_table:
+                shape_of(config)
             stage.pruner.check(config)
             stage.pruner.check_target(config, stage.target)
     check_frozen(project, config)

@@ -6,6 +6,7 @@ import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
+from compressor.benchmark.encoder_graph import PATTERNS
 from compressor.models.architecture import architecture_of, prepared
 from compressor.models.checkpoint import class_named
 from compressor.models.outputs import has_tokens
@@ -26,6 +27,8 @@ CONFIGS = {
 }
 CUTTABLE = [family for family in CONFIGS if family != "albert"]
 """Those whose layers have weights of their own, so that parts of them can go."""
+TIMED = [family for family in CONFIGS if family.removesuffix("-wide") in PATTERNS]
+"""Those that have latency tables."""
 HEAD_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",

@@ -274,6 +274,8 @@ class Pruner(Keys):
     """Whether it must have one of the goals in `targets`."""
     whole_layers: ClassVar[bool] = False
     """Whether it drops layers whole and nothing inside them: all that can be done where layers are one."""
+    reads_table: ClassVar[bool] = False
+    """Whether it goes by a latency table, which not all families have."""
 
     method: str
 

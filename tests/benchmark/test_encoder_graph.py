@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from compressor.benchmark.encoder_graph import PATTERNS, ROWS, EncoderShape, encoder_graph
+from compressor.benchmark.encoder_graph import ROWS, EncoderShape, encoder_graph
 from compressor.benchmark.latency_setting import shape_of, widths_of
 from compressor.models.architecture import architecture_of, structure_of
 from compressor.models.slicing import slice_model
@@ -14,7 +14,7 @@ from compressor.models.structure import Structure, SubLayer
 from compressor.onnx.export import export_onnx
 from compressor.onnx.quantize import Scheme, quantize
 from compressor.onnx.runtime import OnnxModel
-from tests.zoo import CONFIGS, padded_batch, random_structure, tiny_model
+from tests.zoo import TIMED, padded_batch, random_structure, tiny_model
 
 CLASSIFIERS = {
     "bert": ("bert.pooler.dense", "classifier"),
@@ -84,7 +84,7 @@ def operators(path):
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("family", [name for name in CONFIGS if name.removesuffix("-wide") in PATTERNS])
+@pytest.mark.parametrize("family", TIMED)
 def test_built_is_exported(family, structure, tmp_path):
     model = tiny_model(family)
     small = slice_model(model, STRUCTURES[structure](structure_of(model)))

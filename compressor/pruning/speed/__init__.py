@@ -33,6 +33,7 @@ class Speed(Pruner):
     """
 
     needs_target: ClassVar[bool] = True
+    reads_table: ClassVar[bool] = True
 
     method: Literal["speed"]
     score: Literal["second-order", "fisher", "kprune", "activation", "magnitude", "random"] = "second-order"

@@ -17,7 +17,7 @@ from compressor.pruning.speed.scores import _own_loss, _squared_gradients, fishe
 from compressor.pruning.speed.sizes import price, probed
 from compressor.pruning.speed.window import recorded, window
 from tests.pruning.speed.made import batches, database, evidence
-from tests.zoo import CONFIGS, FFN, HEADS, HIDDEN, LAYERS, logits, padded_batch, tiny_model
+from tests.zoo import FFN, HEADS, HIDDEN, LAYERS, TIMED, logits, padded_batch, tiny_model
 
 SIZE = HIDDEN // HEADS
 
@@ -32,7 +32,7 @@ def test_moments_do_not_depend_on_batches() -> None:
     torch.testing.assert_close(moments.covariance, torch.cov(exact.T, correction=0), atol=1e-7, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", TIMED)
 def test_padding_is_no_input(family: str) -> None:
     model = tiny_model(family)
     place = places_of(model)[1]
@@ -49,7 +49,7 @@ def shorter(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
     return {name: values[row : row + 1, :length] for name, values in batch.items() if values.dim() == 2}
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", TIMED)
 def test_a_window_computes_what_the_whole_would(family: str) -> None:
     model, inputs = tiny_model(family), padded_batch(family)
     with torch.no_grad(), recorded(model) as outputs:
@@ -159,7 +159,7 @@ def test_costs_between_those_measured() -> None:
     assert price(units, {None: 9.0, 0: 5.0, 2: 4.0, 6: 1.0}).tolist() == [9.0, 5.0, 4.0, 2.5, 1.0, 0.0]
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", TIMED)
 def test_a_second_pass_over_an_unpruned_model_changes_nothing(family: str) -> None:
     model, inputs = tiny_model(family), padded_batch(family)
     before = logits(model, inputs)

@@ -14,7 +14,7 @@ from compressor.pruning.speed import Speed
 from compressor.pruning.speed.divergence import Probe
 from compressor.pruning.speed.scores import ORDERS
 from tests.pruning.speed.stand_in import StandIn, Table
-from tests.zoo import CONFIGS, HEAD_CLASSES, logits, padded_batch
+from tests.zoo import HEAD_CLASSES, TIMED, logits, padded_batch
 
 
 def keys(**given: Any) -> Speed:
@@ -33,7 +33,7 @@ def pruned(context: StandIn, **given: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("family", "task"),
     [
-        *((family, "text-classification") for family in CONFIGS),
+        *((family, "text-classification") for family in TIMED),
         *(("bert", task) for task in list(HEAD_CLASSES)[1:]),
     ],
 )

@@ -8,7 +8,7 @@ and number by number.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -73,6 +73,11 @@ class EncoderShape:
     def dense(self) -> Widths:
         """The widths of a layer from which nothing was removed."""
         return self.heads, self.ffn
+
+    def at_hidden(self, hidden: int) -> EncoderShape:
+        """The same encoder at another hidden width; tables as wide as the old one follow."""
+        embedding = hidden if self.embedding == self.hidden else self.embedding
+        return replace(self, hidden=hidden, embedding=embedding)
 
     def file_bytes(self, layers: Sequence[Widths]) -> int:
         """About how large the fp32 graph of such layers is."""

@@ -58,7 +58,8 @@ class Setting:
         length = self.cell.sequence_length
         if not isinstance(length, int):
             raise UserError("a latency table is of one sequence length, not of a data set's lengths")
-        longest = self.shape.positions - (self.shape.padding + 1 if self.shape.family == "roberta" else 0)
+        counted = PATTERNS[self.shape.family].positions_counted
+        longest = self.shape.positions - (self.shape.padding + 1 if counted else 0)
         if length > longest:
             raise UserError(f"a latency table for {length} tokens: this model reads at most {longest}")
 
@@ -88,22 +89,22 @@ def shape_of(config: PretrainedConfig) -> EncoderShape:
     structure = Structure.from_json(stored) if stored else Structure.dense(architecture.sizes(config))
     sizes = structure.sizes
     (counts,) = sizes.stacks.values()
-    embedding = getattr(config, "embedding_size", sizes.hidden)
     on_tokens = any(kind.endswith(ON_TOKENS) for kind in config.architectures or [])
-    return EncoderShape(
+    dense = EncoderShape(
         family=architecture.model_type,
         layers=counts["layers"],
-        hidden=structure.hidden_width,
+        hidden=sizes.hidden,
         heads=counts["attention"],
         head_size=sizes.head_size,
         ffn=counts["ffn"],
-        embedding=structure.hidden_width if embedding == sizes.hidden else embedding,
+        embedding=getattr(config, "embedding_size", sizes.hidden),
         positions=config.max_position_embeddings,
+        classifier=None if on_tokens else sizes.hidden,
         padding=config.pad_token_id or 0,
         activation=activation,
         epsilon=getattr(config, "layer_norm_eps", 1e-12),
-        classifier=None if on_tokens else sizes.hidden,
     )
+    return dense.at_hidden(structure.hidden_width)
 
 
 ON_TOKENS = ("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")

@@ -123,7 +123,7 @@ def _draw_curve(axes: Axes, curve: Mapping[str, Any]) -> None:
     axes.plot([0], [curve["constant"]], "_", color=MUTED, ms=6)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
 
 
 def _draw_check(axes: Axes, probes: Sequence[Mapping[str, Any]]) -> None:
@@ -156,4 +156,4 @@ def _ms(value: float) -> str:
 
 
 def _signed(error: float) -> str:
-    return ("+" if error > 0 else "") + percent(error)
+    return ("+" if round(error, 3) > 0 else "") + percent(error)

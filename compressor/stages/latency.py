@@ -33,8 +33,10 @@ def scheme_of(precision: Precision) -> Scheme | None:
     return Scheme("fp16") if precision == "fp16" else Scheme(reduce_range=Quantize().reduces_range())
 
 
-def setting_of(config: PretrainedConfig, cell: Cell, precision: Precision = "fp32") -> Setting:
-    """What a table for models with this config belongs to.
+def setting_of(
+    config: PretrainedConfig, cell: Cell, precision: Precision = "fp32", hidden: int | None = None
+) -> Setting:
+    """What a table for models with this config belongs to; `hidden` is another hidden width than the model's.
 
     Raises:
         UserError: no tables can be made of such models, or not in this cell.
@@ -43,7 +45,9 @@ def setting_of(config: PretrainedConfig, cell: Cell, precision: Precision = "fp3
 
     scheme = scheme_of(precision)
     conversion = json.loads(json.dumps(asdict(scheme))) if scheme else None
-    setting = Setting(shape_of(config), cell, precision, conversion)
+    shape = shape_of(config)
+    shape = shape if hidden is None else shape.at_hidden(hidden)
+    setting = Setting(shape, cell, precision, conversion)
     setting.check()
     return setting
 
@@ -58,6 +62,7 @@ def latency_table(
     cell: Cell,
     precision: Precision = "fp32",
     *,
+    hidden: int | None = None,
     kept: Sequence[Path] = (),
     timer: Timer | None = None,
     budget: float | None = None,
@@ -65,6 +70,7 @@ def latency_table(
 ) -> LatencyTable:
     """The table of a model's encoder in `cell`, measured on this machine unless it was before.
 
+    One table is of one hidden width, the model's unless `hidden` says another.
     `kept` are folders that are asked first and get a copy, such as a run's own: a resumed run then decides by
     the table that it began with. `budget`: seconds that measuring may take, about.
 
@@ -75,7 +81,7 @@ def latency_table(
     from compressor.benchmark.latency_measuring import BUDGET, harness_timer, load_or_measure
     from compressor.onnx.quantize import quantize
 
-    setting, scheme = setting_of(config, cell, precision), scheme_of(precision)
+    setting, scheme = setting_of(config, cell, precision, hidden), scheme_of(precision)
 
     def convert(source: Path, target: Path) -> None:
         assert scheme is not None
@@ -86,6 +92,6 @@ def latency_table(
         [*kept, tables_folder()],
         timer or harness_timer(cell),
         convert if scheme else None,
-        budget or BUDGET,
+        BUDGET if budget is None else budget,
         progress,
     )

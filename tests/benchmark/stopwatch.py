@@ -53,11 +53,12 @@ def true_ms(layers: list[tuple[int | None, int | None]]) -> float:
 class Stopwatch:
     """Times graphs by `true_ms`. `noise` scatters its results, `width` is how uncertain it calls them.
 
-    `strange` makes whole models (graphs of more layers than a stack has) take other times.
+    `whole` is how many times longer whole models take than their parts say, `strange` the pruned ones of them.
     """
 
     noise: float = 0.0
     width: float = 0.01
+    whole: float = 1.0
     strange: float = 1.0
     head_size: int = SHAPE.head_size
     disturbance: str | None = None
@@ -82,6 +83,6 @@ class Stopwatch:
         graph = onnx.load(path).graph
         self.operators |= {node.op_type for node in graph.node}
         ms = true_ms(widths_in(graph, self.head_size))
-        if name.startswith("probe") and name != "probe-dense":
-            ms *= self.strange
+        if name.startswith("probe"):
+            ms *= self.whole * (1.0 if name == "probe-dense" else self.strange)
         return ms * float(np.exp(self.noise * self.rng.standard_normal()))

@@ -117,3 +117,11 @@ def test_a_weight_of_the_wrong_shape_is_refused():
     shape = EncoderShape("bert", 1, 16, 2, 8, 32, embedding=16, positions=64, classifier=16)
     with pytest.raises(ValueError, match=r"embeddings\.words is \(3,\), not \(1024, 16\)"):
         encoder_graph(shape, [shape.dense], lambda name, *size: np.zeros(3, np.float32))
+
+
+def test_relu_is_exported_as_built(tmp_path):
+    model = tiny_model("bert", hidden_act="relu")
+    export_onnx(model, "text-classification", 18, tmp_path / "exported.onnx")
+    shape = shape_of(model.config)
+    onnx.save(encoder_graph(shape, [shape.dense] * shape.layers), tmp_path / "built.onnx")
+    assert operators(tmp_path / "built.onnx") == operators(tmp_path / "exported.onnx")

@@ -19,7 +19,19 @@ def stopwatch(monkeypatch, tmp_path):
 
 
 def test_it_shows_draws_and_stores(call, tiny, stopwatch, tmp_path):
-    said = call("bench", "--table", tiny, "--seq", "16,32", "--threads", 1, "--json", "new/table.json")
+    said = call(
+        "bench",
+        "--table",
+        tiny,
+        "--budget",
+        600,
+        "--seq",
+        "16,32",
+        "--threads",
+        1,
+        "--json",
+        "new/table.json",
+    )
     assert said.code == 0, said.err
     for length in (16, 32):
         assert f"bert, 3 layers of 48: fp32, cpu, 1 thread, batch 1, {length} tokens" in said.rows
@@ -38,15 +50,15 @@ def test_it_shows_draws_and_stores(call, tiny, stopwatch, tmp_path):
     assert figures["environment"]["cpu"]
 
     timed = len(stopwatch.asked)
-    again = call("bench", "--table", tiny / "config.json", "--seq", 16, "--threads", 1)
+    again = call("bench", "--table", tiny / "config.json", "--budget", 600, "--seq", 16, "--threads", 1)
     assert again.code == 0, again.err
     assert len(stopwatch.asked) == timed
-    assert call("bench", "--table", tiny, "--seq", 16, "--threads", 1, "--fresh").code == 0
+    assert call("bench", "--table", tiny, "--budget", 600, "--seq", 16, "--threads", 1, "--fresh").code == 0
     assert len(stopwatch.asked) > timed
 
 
 def test_int8_tables_time_what_quantize_makes(call, tiny, stopwatch):
-    said = call("bench", "--table", tiny, "--seq", 16, "--threads", 1, "--int8")
+    said = call("bench", "--table", tiny, "--budget", 600, "--seq", 16, "--threads", 1, "--int8")
     assert said.code == 0, said.err
     assert "bert, 3 layers of 48: int8, cpu, 1 thread, batch 1, 16 tokens" in said.rows
     assert "MatMulInteger" in stopwatch.operators
@@ -55,7 +67,7 @@ def test_int8_tables_time_what_quantize_makes(call, tiny, stopwatch):
 
 def test_a_table_that_does_not_fit_is_a_failed_verification(call, tiny, stopwatch, tmp_path):
     stopwatch.strange = 1.4
-    said = call("bench", "--table", tiny, "--seq", 16, "--threads", 1)
+    said = call("bench", "--table", tiny, "--budget", 600, "--seq", 16, "--threads", 1)
     assert said.code == 3
     assert "the latency table of a bert in fp32 on cpu, 1 thread, batch 1, 16 tokens is refused" in said.err
     assert not (tmp_path / "cache").exists()

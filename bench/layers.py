@@ -173,7 +173,9 @@ def choose(options: argparse.Namespace, seed: int, strategy: str, seconds: float
         "sets": {str(len(row["dropped"])): name_of(row["dropped"]) for row in members},
         "epochs": epochs,
         "examples": round(epochs * rows),
-        "minutes": record["seconds"] / 60,
+        "minutes": None
+        if interrupted(output.with_name(f"{keys['id']}.yaml")).exists()
+        else record["seconds"] / 60,
         "command": public_command(options),
     }
 
@@ -210,10 +212,16 @@ def run(
     if process.is_alive():
         process.terminate()
         process.join()
+        interrupted(path).touch()
         return None
     if process.exitcode:
         raise SystemExit(f"{path} failed")
     return folder / "run"
+
+
+def interrupted(path: Path) -> Path:
+    """Is there where a recipe's run was broken off once: then its last part tells nothing of its time."""
+    return path.with_suffix(".interrupted")
 
 
 def until(path: Path, output: Path, graphs: Path, stage: str) -> None:

@@ -150,7 +150,7 @@ def row(state: Json, task: str, strategy: str, count: int) -> list[str]:
     rows = np.arange(len(state["tasks"][task]["reference"]))
     latency, speedup = timed(state, count)
     searched = [state["chosen"].get(f"{task} {seed} {strategy}", {}) for seed in sets]
-    costs = [[cost[key] for cost in searched if key in cost] for key in ("examples", "minutes")]
+    costs = [[cost[key] for cost in searched if cost.get(key) is not None] for key in ("examples", "minutes")]
     metric = state["tasks"][task]["metric"]
     return [
         task,

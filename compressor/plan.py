@@ -56,12 +56,12 @@ def free_disk(folder: Path) -> int:
 
 def training_seconds(project: Project, node: Node, config: PretrainedConfig, rows: int, cores: int) -> float:
     """Rough time of a training stage on `cores` CPU cores: forward and backward at half of max_length."""
-    keys = node.stage.training
-    if keys is None:
+    epochs = node.stage.effort(config)
+    if not epochs:
         return 0.0
     dense = Structure.dense(architecture_of(config).sizes(config))
     length = max(8, project.recipe.task.max_length // 2)
-    return 3 * keys.epochs * rows * dense.flops(1, length) / (TRAINING_SPEED * cores)
+    return 3 * epochs * rows * dense.flops(1, length) / (TRAINING_SPEED * cores)
 
 
 def plan(project: Project) -> dict[str, Any]:

@@ -92,18 +92,28 @@ def cut(model: PreTrainedModel, current: Structure, structure: Structure) -> Non
                 _cut_sublayer(
                     module, table, before.sublayers[table.name], layer.sublayers[table.name], structure
                 )
-        parent, _, name = stack.path.rpartition(".")
-        setattr(
-            model.base_model.get_submodule(parent),
-            name,
-            nn.ModuleList([have[layer.index][1] for layer in kept]),
-        )
+        path, _, name = stack.path.rpartition(".")
+        parent, left = model.base_model.get_submodule(path), nn.ModuleList([have[la.index][1] for la in kept])
+        setattr(parent, name, left)
+        _renumber(parent, left)
         setattr(model.config, stack.layers_key, len(kept))
     if structure.hidden != current.hidden:
         order = {d: i for i, d in enumerate(sorted(current.hidden_kept()))}
         _cut_hidden(model, architecture, [order[d] for d in sorted(structure.hidden_kept())])
     stored = getattr(model.config, "compressor", None) or {}
     model.config.compressor = stored | {"structure": structure.to_json()}
+
+
+def _renumber(parent: nn.Module, layers: nn.ModuleList) -> None:
+    """Correct what modules of transformers hold of their place among the layers, and of the layers' number."""
+    numbered: Any
+    for place, layer in enumerate(layers):
+        for numbered in layer.modules():
+            if getattr(numbered, "layer_idx", None) is not None:
+                numbered.layer_idx = place
+    for key in ("n_layers", "n_layer"):
+        if isinstance(getattr(parent, key, None), int):
+            setattr(parent, key, len(layers))
 
 
 def _of(structure: Structure, stack: str) -> list[Layer]:

@@ -284,6 +284,10 @@ class Pruner(Keys):
         """Its training keys, if it trains."""
         return None
 
+    def effort(self, config: PretrainedConfig) -> float:
+        """Roughly how many epochs of the whole model its trainings take together."""
+        return self.training.epochs if self.training else 0.0
+
     def check(self, config: PretrainedConfig) -> None:
         """Called before the first stage: raise UserError where this method cannot work on such a model."""
 

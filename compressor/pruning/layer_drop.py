@@ -133,6 +133,10 @@ class LayerDrop(Pruner):
         """How it trains between drops."""
         return self.iterative
 
+    def effort(self, config: PretrainedConfig) -> float:
+        """A training before every drop."""
+        return self.iterative.epochs * self.counts()[0] if self.iterative else 0.0
+
     def counts(self) -> list[int]:
         """The numbers of layers that are asked for."""
         return counts_in(self.drop)

@@ -16,7 +16,7 @@ from compressor.models.source import ModelSource
 from compressor.schema import Keys, Progress, TrainingKeys, json_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from compressor.benchmark.schema import BenchmarkKeys
     from compressor.stages.release import GateKeys
@@ -58,6 +58,10 @@ class Stage(Keys):
     def training(self) -> TrainingKeys | None:
         """Its training keys, if it trains."""
         return None
+
+    def effort(self, config: PretrainedConfig) -> float:
+        """Roughly how many epochs of the whole model its training takes."""
+        return self.training.epochs if self.training else 0.0
 
     @property
     def content(self) -> dict[str, Any]:

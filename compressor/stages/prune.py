@@ -13,6 +13,8 @@ from compressor.stages.base import Stage, Work, write_outputs
 from compressor.stages.training import TaskContext
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from compressor.benchmark.schema import BenchmarkKeys
     from compressor.stages.release import GateKeys
 
@@ -51,6 +53,10 @@ class Prune(Stage):
     def uses_metric(self) -> bool:
         """Whether its method chooses by the task's metric."""
         return self.pruner.uses_metric
+
+    def effort(self, config: PretrainedConfig) -> float:
+        """A search may train many times."""
+        return self.pruner.effort(config)
 
     @property
     def content(self) -> dict[str, Any]:

@@ -98,11 +98,12 @@ def freeze(model: PreTrainedModel, keys: TrainingKeys) -> None:
     if keys.freeze_embeddings:
         named = model.base_model.named_parameters()
         frozen += [parameter for name, parameter in named if name.startswith("embeddings")]
-    architecture = architecture_of(model.config)
-    stack = architecture.stacks[0]
-    present = [layer.index for layer in structure_of(model).layers if layer.stack == stack.name]
-    for index, layer in zip(present, architecture.layers(model, stack), strict=True):
-        frozen += layer.parameters() if index in keys.freeze_layers else []
+    if keys.freeze_layers:
+        architecture = architecture_of(model.config)
+        stack = architecture.stacks[0]
+        present = [layer.index for layer in structure_of(model).layers if layer.stack == stack.name]
+        for index, layer in zip(present, architecture.layers(model, stack), strict=True):
+            frozen += layer.parameters() if index in keys.freeze_layers else []
     for parameter in frozen:
         parameter.requires_grad_(False)
 

@@ -88,7 +88,7 @@ def test_the_table_has_a_row_a_strategy_and_size(state: dict[str, Any]) -> None:
     lines = layers_table.table(state)
     assert lines[2].startswith("| mrpc | 0 | all layers | – | accuracy 90.00 % | – | – | 20.0")
     top = next(line for line in lines if "| 3 | top |" in line)
-    assert "| 3-4-5 | accuracy 70.00 % | 20.00 [12.00, 29.00] | 0.00 [0.00, 0.00] |" in top
+    assert "| 3-4-5 | accuracy 70.00 % | 20.00 [13.00, 28.00] | 0.00 [0.00, 0.00] |" in top
     (screened,) = [line for line in lines if "| 2 | greedy screened |" in line]
     assert screened.endswith("| 1,000 | 10.0 |")
     assert "| −6.00 [−11.00, −2.00] |" in screened

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from compressor.files import read_json
 from compressor.pipeline import locked, run_recipe, run_stage
 from compressor.project import Project
 from compressor.recipe import RecipeError, load_recipe
-from compressor.stages import timing
 from compressor.stages.base import Work
 from compressor.stages.training import TaskContext
 from tests.pipeline.tiny import finish, kill, outcome, start, write_recipe
@@ -25,7 +23,6 @@ STAGES = """stages:
   - finetune: {epochs: 1, learning_rate: 3.0e-3, batch_size: 16}
   - export: {}
 """
-Call = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -39,49 +36,64 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def searched(recipe: Path, output: Path, *overrides: str) -> dict[str, Any]:
+    """Run the recipe up to its `prune`; what that tells of its members."""
+    project = Project(load_recipe(recipe, overrides), output)
+    with locked(output):
+        for name in ("model", "prune"):
+            record = run_stage(project, project.chain.node(name))
+    members: dict[str, Any] = record["info"]["members"]
+    return members
+
+
 @pytest.fixture
-def call(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Runs the recipe in this process; returns the prune stage's record, with what was trained and timed for it."""
-    trained: list[str | None] = []
-    timed: list[list[str]] = []
-    train, time_models = TaskContext.train, timing.time_models
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """Names of the trainings, as they begin."""
+    names: list[str | None] = []
+    train = TaskContext.train
 
     def remember(self: TaskContext, model: Any, keys: Any, part: Any = None, name: str | None = None) -> None:
-        trained.append(name)
+        names.append(name)
         train(self, model, keys, part, name)
 
-    def remember_models(work: Any, cell: Any, models: Any) -> dict[str, Any]:
-        timed.append(list(models))
-        return time_models(work, cell, models)
-
     monkeypatch.setattr(TaskContext, "train", remember)
-    monkeypatch.setattr("compressor.stages.training.time_models", remember_models)
-
-    def run(*overrides: str) -> dict[str, Any]:
-        trained.clear()
-        timed.clear()
-        run_recipe(Project(load_recipe(recipe, overrides), tmp_path / "run"))
-        info = read_json(tmp_path / "run" / "prune" / "stage.json")["info"]["members"]
-        return {"members": info, "trained": [name for name in trained if name], "timed": list(timed)}
-
-    return run
+    return names
 
 
-def test_another_target_or_number_searches_and_times_nothing_again(call: Call) -> None:
-    first = call("target.max_metric_drop=1.0")
-    assert first["trained"][:2] == ["without-none", "without-0"]
-    assert len(first["trained"]) == 1 + 3 + 2
-    assert len(first["members"]["pruned"]["dropped"]) == 2
-    assert first["members"]["pruned"]["whole"] > 0.5
-    fewer = call("stages.prune.drop=1")
-    assert (fewer["trained"], len(fewer["members"]["pruned"]["dropped"])) == ([], 1)
-    fast = call("target.speedup=1.05")
-    assert (fast["trained"], fast["timed"]) == ([], [["0", "1", "2"]])
-    assert set(fast["members"]["pruned"]["latency_ms"]) == {"0", "1", "2"}
-    assert fast["members"]["pruned"]["order"] == first["members"]["pruned"]["order"][:1]
-    family = call("target.speedup=[1.01, 1.06]", "stages.prune.workers=2")
-    assert (family["trained"], family["timed"]) == ([], [])
-    assert list(family["members"]) == ["1.01x", "1.06x"]
+def test_another_target_or_number_searches_and_times_nothing_again(
+    recipe: Path, tmp_path: Path, trained: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[list[str]] = []
+
+    def told(work: Any, cell: Any, models: Any) -> dict[str, Any]:
+        timed.append(list(models))
+        return {"p50_ms": {"0": 3.0, "1": 2.2, "2": 1.0}}
+
+    monkeypatch.setattr("compressor.stages.training.time_models", told)
+    first = searched(recipe, tmp_path / "run", "target.max_metric_drop=1.0")["pruned"]
+    assert trained[:2] == ["without-none", "without-0"]
+    assert len(trained) == 1 + 3 + 2
+    assert len(first["dropped"]) == 2
+    trained.clear()
+    fewer = searched(recipe, tmp_path / "run", "stages.prune.drop=1")["pruned"]
+    assert fewer["order"] == first["order"][:1]
+    fast = searched(recipe, tmp_path / "run", "target.speedup=1.05")["pruned"]
+    assert fast["latency_ms"] == {"0": 3.0, "1": 2.2, "2": 1.0}
+    assert fast["order"] == first["order"][:1]
+    family = searched(recipe, tmp_path / "run", "target.speedup=[1.01, 1.5]", "stages.prune.workers=2")
+    assert {name: len(member["dropped"]) for name, member in family.items()} == {"1.01x": 1, "1.5x": 2}
+    assert (trained, timed) == ([], [["0", "1", "2"]])
+
+
+def test_a_target_that_cannot_be_met_is_refused_before_the_search(
+    recipe: Path, tmp_path: Path, trained: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"target.speedup asks for 50"):
+        searched(recipe, tmp_path / "run", "target.speedup=50")
+    assert trained == []
+    monkeypatch.setattr("compressor.stages.training.time_models", lambda *_: pytest.fail("timed again"))
+    member = searched(recipe, tmp_path / "run", "target.speedup=0.01", "stages.prune.drop=1")["pruned"]
+    assert sorted(member["latency_ms"]) == ["0", "1", "2"]
 
 
 def test_a_search_sees_no_validation_row(
@@ -95,19 +107,10 @@ def test_a_search_sees_no_validation_row(
         return features(self, split)
 
     monkeypatch.setattr(Work, "features", remember)
-    project = Project(load_recipe(recipe), tmp_path / "run")
-    with locked(project.output):
-        for name in ("model", "prune"):
-            run_stage(project, project.chain.node(name))
+    searched(recipe, tmp_path / "run")
     assert asked == {"train", "selection"}
-    examples = project.data.task.examples
+    examples = Project(load_recipe(recipe), tmp_path / "run").data.task.examples
     assert not set(examples.train["id"]) & set(examples.selection["id"])
-
-
-def test_a_target_that_cannot_be_met_keeps_the_search(call: Call) -> None:
-    with pytest.raises(UserError, match=r"target.speedup asks for 50"):
-        call("target.speedup=50")
-    assert call("target.speedup=1.05")["timed"] == []
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,14 @@ def test_keys_that_do_not_fit_together(given: dict[str, Any], words: str) -> Non
         keys(**given)
 
 
+@pytest.mark.parametrize(
+    ("given", "epochs"),
+    [({}, 3 * (3 * 2 / 3 + 2 * 1 / 3)), ({"search": "screened"}, 3 * (1 + 0.25 * (2 * 2 / 3 + 2 * 1 / 3)))],
+)
+def test_a_plan_counts_every_training(given: dict[str, Any], epochs: float) -> None:
+    assert keys(**given).effort(tiny_model("bert").config) == pytest.approx(epochs)
+
+
 def test_too_many_layers_are_refused() -> None:
     with pytest.raises(UserError, match="of 3 layers 1 to 2 can be dropped, not 3"):
         keys(drop=3).check(tiny_model("bert").config)

@@ -180,7 +180,7 @@ def test_dropped_gated_sliced_reloaded_plain_and_onnx(family: str, tmp_path: Pat
         assert all(torch.equal(value, theirs[name]) for name, value in kept[at].state_dict().items())
     lost = sum(p.numel() for p in originals[1].parameters())
     assert model.num_parameters() - small.num_parameters() == lost
-    around = [name for name in before if f"{stack.layers}." not in name]
+    around = [name for name in before if f"{stack.path}." not in name]
     assert around
     assert all(torch.equal(small.state_dict()[name], before[name]) for name in around)
     checkpoint.save(small, tmp_path)
@@ -316,10 +316,10 @@ def test_measures_do_not_depend_on_batches_or_padding() -> None:
     rows = [padded_batch("bert", seed=seed) for seed in range(2)]
     longer = [{k: torch.nn.functional.pad(v, (0, 4)) for k, v in batch.items()} for batch in rows]
     single = [{k: v[i : i + 1] for k, v in batch.items()} for batch in rows for i in range(3)]
-    for measure in (layer_measures.contribution, layer_measures.block_influence):
-        expected = measure(model, rows)
+    for one in (layer_measures.contribution, layer_measures.block_influence):
+        expected = one(model, rows)
         for other in (longer, single, reversed(single)):
-            np.testing.assert_allclose(measure(model, other), expected, atol=1e-6)
+            np.testing.assert_allclose(one(model, other), expected, atol=1e-6)
 
 
 def test_measures_do_not_depend_on_the_scale_of_states(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,10 +78,19 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
         """One model a goal, or a number of layers."""
         return list(members_of(target)) if target else members_by_count(self.counts())
 
+    def effort(self, config: PretrainedConfig) -> float:
+        """Of all candidates, each by the layers it has left; a target may end the search sooner."""
+        layers = layers_of(config)
+        rounds = range(layers, layers - max(self.counts()), -1)
+        if self.search == "full":
+            return self.training.epochs * sum(left * (left - 1) / layers for left in rounds)
+        shares = sum(min(self.screen, left) * (left - 1) / layers for left in rounds)
+        return self.training.epochs * (1 + self.short * shares)
+
     def check(self, config: PretrainedConfig) -> None:
         """One layer stays."""
         check_executor(self)
-        layers = getattr(config, architecture_of(config).stacks[0].layers_key)
+        layers = layers_of(config)
         if max(self.counts()) >= layers:
             raise UserError(
                 f"greedy: of {layers} layers 1 to {layers - 1} can be dropped, not {max(self.counts())}"
@@ -123,8 +132,15 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
                 yield member, most_within_drop(sizes, whole, rounds, value), {"whole": whole}
             return
         times = latency_by_size(model, context)
+        why: dict[str, object] = {"latency_ms": {str(count): time for count, time in times.items()}}
         for member, value in goals:
-            yield member, fewest_for_time(sizes, times, target.given()[0], value), {"latency_ms": times}
+            yield member, fewest_for_time(sizes, times, target.given()[0], value), why
+
+
+def layers_of(config: PretrainedConfig) -> int:
+    """How many layers a model has."""
+    layers: int = getattr(config, architecture_of(config).stacks[0].layers_key)
+    return layers
 
 
 class Rounds:

@@ -57,6 +57,7 @@ def prune(keys: Speed, model: PreTrainedModel, context: Context) -> Iterator[Pru
     search = Search(keys, context, table, rest, least, database, probe, priced)
     curve = list(search.curve())
     for member, goal in goals.items():
+        model.cpu()  # scoring the member before may have moved it, away from the probe
         database.restore()
         *_, best = attempts = search.attempts(goal)
         structure = database.structure_of(best.choice)

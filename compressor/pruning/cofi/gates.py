@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.models.structure import Structure
+from compressor.pruning.cofi import EVERY
 from compressor.pruning.cofi.values import Constraint, Place, Slot, Values, slots_of
 from compressor.pruning.hard_concrete import BETA, decide, noise_like, open_probability, sample
 from compressor.pruning.lagrangian import Lagrangian
@@ -24,7 +25,6 @@ REACH = 20.0
 HALVINGS = 50
 
 Kinds = Collection[str]
-KINDS = ("hidden", "layer", "head", "ffn", "neuron")
 FINE = (("neuron",), ("neuron", "head"), ("neuron", "head", "hidden"))
 """Kinds that are moved together to come to a target, the finest first."""
 NONE: Mapping[str, float] = {}
@@ -105,7 +105,7 @@ class LearnedGates(nn.Module):
             low, high = -REACH, REACH
             for _ in range(HALVINGS):
                 middle = (low + high) / 2
-                values = self.decided(dict.fromkeys(KINDS, base) | dict.fromkeys(kinds, middle))
+                values = self.decided(dict.fromkeys(EVERY, base) | dict.fromkeys(kinds, middle))
                 low, high = (middle, high) if gap(values) > 0 else (low, middle)
                 best = min(best, values, key=lambda found: abs(gap(found)))
             return low, high
@@ -117,7 +117,7 @@ class LearnedGates(nn.Module):
 
         refine(0.0)
         if abs(gap(best)) > tolerance:
-            for base in bisect(0.0, KINDS):
+            for base in bisect(0.0, EVERY):
                 refine(base)
         return best
 

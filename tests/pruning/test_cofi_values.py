@@ -36,15 +36,16 @@ def test_the_prunable_parameters_of_bert_base() -> None:
 
 
 def test_the_first_expected_sparsity_is_the_published_one() -> None:
+    """Less the 0.06 points by which the published formula forgets biases: with all open it gives 0 here."""
     first = {"neuron": 0.0}
     gates = LearnedGates(Structure.dense(BERT), KINDS, lambda kind: first.get(kind, 10.0), seed=0)
     share = ParameterShare(BERT)
-    assert share(gates.probabilities()).item() == pytest.approx(0.113, abs=5e-4)
+    assert share(gates.probabilities()).item() == pytest.approx(0.112, abs=5e-4)
     gates.clamp()
-    assert share(gates.probabilities()).item() == pytest.approx(0.117, abs=5e-4)
+    assert share(gates.probabilities()).item() == pytest.approx(0.1164, abs=5e-4)
     gates = gates_of(BERT)
     gates.clamp()
-    assert share(gates.probabilities()).item() == pytest.approx(0.0066, abs=5e-4)
+    assert share(gates.probabilities()).item() == pytest.approx(0.006, abs=5e-4)
 
 
 def test_removed_parameters_by_hand() -> None:
@@ -96,16 +97,16 @@ def test_the_derivative_of_what_is_removed() -> None:
 
 
 def test_gates_are_those_of_their_seed() -> None:
-    gates = gates_of().train()
+    gates = gates_of(first=0.0).train()
     gates.draw(5)
     one = gates.values()
     gates.draw(6)
     assert not torch.equal(gates.values().hidden, one.hidden)
     gates.draw(5)
     assert torch.equal(gates.values().hidden, one.hidden)
-    other = LearnedGates(Structure.dense(TINY), KINDS, lambda _: 10.0, seed=1)
+    other = LearnedGates(Structure.dense(TINY), KINDS, lambda _: 0.0, seed=1)
     assert not torch.equal(other.logits["hidden"], gates.logits["hidden"])
-    assert torch.equal(gates_of().logits["hidden"], gates.logits["hidden"])
+    assert torch.equal(gates_of(first=0.0).logits["hidden"], gates.logits["hidden"])
 
 
 def test_logits_are_held_within_the_limit() -> None:

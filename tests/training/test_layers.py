@@ -56,7 +56,7 @@ BACKWARDS = [[abs(11 - j - i) + 0.1 for j in range(12)] for i in (2, 5, 8, 11)]
     [
         (BY_INDEX, range(12), [2, 5, 8, 11]),
         (BACKWARDS, range(12), [0, 0, 0, 0]),
-        (BY_INDEX, [1, 7, 9, 10], [1, 7, 9, 10]),
+        (BY_INDEX, [1, 7, 9, 10], [1, 1, 7, 10]),
         (BY_INDEX, [3], [3, 3, 3, 3]),
         (BY_INDEX, [4, 8], [4, 4, 4, 8]),
         (BY_INDEX, [], [11, 11, 11, 11]),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from compressor.models.structure import Structure
+from compressor.pruning.cofi import EVERY
 from compressor.pruning.cofi.values import Constraint, Place, Slot, Values, slots_of
 from compressor.pruning.hard_concrete import BETA, decide, noise_like, open_probability, sample
 from compressor.pruning.lagrangian import Lagrangian
@@ -24,6 +25,9 @@ REACH = 20.0
 HALVINGS = 50
 
 Kinds = Collection[str]
+FINE = (("neuron",), ("neuron", "head"), ("neuron", "head", "hidden"))
+"""Kinds that are moved together to come to a target, the finest first."""
+NONE: Mapping[str, float] = {}
 
 
 class LearnedGates(nn.Module):
@@ -75,35 +79,46 @@ class LearnedGates(nn.Module):
         return self._values(lambda _, logits: open_probability(logits))
 
     @torch.no_grad()
-    def decided(self, shift: float = 0.0, kinds: Kinds | None = None) -> Values:
-        """The gates without chance; `shift` opens gates of `kinds` (or closes them, where negative)."""
+    def decided(self, shifts: Mapping[str, float] = NONE) -> Values:
+        """The gates without chance; `shifts` open gates of a kind (or close them, where negative)."""
 
         def rule(slot: Slot, logits: Tensor) -> Tensor:
-            moved = shift if kinds is None or slot.kind in kinds else 0.0
             multiple = self.align if slot.kind in ("hidden", "neuron") else 1
-            return decide(logits, SHARPNESS, moved, least=slot.kind == "hidden", multiple=multiple)
+            shift = shifts.get(slot.kind, 0.0)
+            return decide(logits, SHARPNESS, shift, least=slot.kind == "hidden", multiple=multiple)
 
         return self._values(rule).canonical()
 
     def nearest(self, target: float, constraint: Constraint, tolerance: float) -> Values:
         """The decided gates, of which as few as needed are closed or opened again to come to `target`.
 
-        The finest kinds are tried first: what matters least (or most) in its row goes (or comes back).
+        The finest kinds are tried first: what matters least (or most) in its row goes (or comes back). Where they
+        don't suffice all kinds are moved together, and the finest ones again from there.
         """
+        best = self.decided()
 
         def gap(values: Values) -> float:
             return float(constraint(values.open())) - target
 
-        best = self.decided()
-        for kinds in (("neuron",), ("neuron", "head"), ("neuron", "head", "hidden"), None):
-            if abs(gap(best)) <= tolerance:
-                break
+        def bisect(base: float, kinds: Kinds) -> tuple[float, float]:
+            nonlocal best
             low, high = -REACH, REACH
             for _ in range(HALVINGS):
                 middle = (low + high) / 2
-                values = self.decided(middle, kinds)
+                values = self.decided(dict.fromkeys(EVERY, base) | dict.fromkeys(kinds, middle))
                 low, high = (middle, high) if gap(values) > 0 else (low, middle)
                 best = min(best, values, key=lambda found: abs(gap(found)))
+            return low, high
+
+        def refine(base: float) -> None:
+            for kinds in FINE:
+                if abs(gap(best)) > tolerance:
+                    bisect(base, kinds)
+
+        refine(0.0)
+        if abs(gap(best)) > tolerance:
+            for base in bisect(0.0, EVERY):
+                refine(base)
         return best
 
     def _values(self, rule: Callable[[Slot, Tensor], Tensor]) -> Values:

@@ -16,6 +16,7 @@ from compressor.project import outside_teacher
 from compressor.stages.base import LOCK, MODEL, TEACHER
 from compressor.stages.chain import stage_ids
 from compressor.stages.prune import Prune
+from compressor.stages.quantize import Quantize
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -47,6 +48,14 @@ def check_everything(project: Project) -> None:
                 shape_of(config)
             stage.pruner.check(config)
             stage.pruner.check_target(config, stage.target)
+        if (
+            isinstance(stage, Quantize)
+            and stage.mode == "fp16"
+            and not architecture_of(config).half_precision
+        ):
+            raise UserError(
+                f"quantize: onnxruntime does not run {config.model_type} in fp16; take int8, or leave the stage out"
+            )
     check_frozen(project, config)
     check_heads(project, config, teachers)
     check_layer_teachers(project, config, teachers)

@@ -129,6 +129,8 @@ def logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Ten
         output = model(**inputs)
     flat = []
     for name, part in output.items():
+        if not isinstance(part, torch.Tensor):
+            continue  # memories
         per_token = has_tokens(name, part[0])
         flat.append(part[inputs["attention_mask"].bool()] if per_token else part)
     return torch.cat([f.flatten() for f in flat])

@@ -79,6 +79,8 @@ class Architecture:
     """Whether position numbers begin after the padding token's, which takes so many from the longest text."""
     padding_side: Literal["right", "left"] = "right"
     """Right where positions count from the first column."""
+    half_precision: bool = True
+    """Whether onnxruntime runs its graph in fp16 (it crashes on XLNet's)."""
     cls: int = 0
     """Place of the token that stands for the whole text: the first (0) or the last (-1)."""
     prepare: Callable[[PreTrainedModel], None] | None = None
@@ -283,6 +285,7 @@ ARCHITECTURES = {
             inputs=("input_ids", "attention_mask", "token_type_ids"),
             activation_key="ff_activation",
             padding_side="left",
+            half_precision=False,
             cls=-1,
             prepare=_with_linear_attention,
         ),

@@ -29,8 +29,8 @@ class Collator:
             if name not in self.dropped
         }
         if self.left:
-            padded = (batch["attention_mask"] == 0).sum(dim=1)
-            batch |= {name: batch[name] + padded for name in POSITIONS if name in batch}
+            lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+            batch |= {name: batch[name] + lengths.max() - lengths for name in POSITIONS if name in batch}
         return batch
 
     def _tensor(self, name: str, values: list[Any]) -> torch.Tensor:

@@ -190,18 +190,20 @@ class _Trainer(Trainer):
         if score is not None and self.best.beaten_by(score) and self.is_world_process_zero():
             self.best.keep(self.model, score, self.offered)
 
-    def _more_terms(self, model: nn.Module, _args: Any, inputs: dict[str, Any], outputs: Any) -> None:
+    def _more_terms(self, model: nn.Module, _args: Any, inputs: dict[str, Any], outputs: Any) -> Any:
         """The terms with parameters of their own: inside the forward pass, or several processes would miss them."""
         if not model.training:
-            return
+            return None
         terms = [self.run.part.loss()] if self.run.part else []
         if self.run.layers:
             with self.accelerator.autocast():
                 distance = self.run.layers.loss(inputs, outputs["hidden_states"])
             terms.append(self.run.layers.keys.layers * distance)
         found = [term for term in terms if term is not None]
-        if found:
-            outputs["more_terms"] = torch.stack(found).sum()
+        if not found:
+            return None
+        # A plain dict: among several processes transformers' own outputs are rebuilt, and know no other names.
+        return {**outputs, "more_terms": torch.stack(found).sum()}
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any

@@ -24,7 +24,7 @@ def pair(task: str = "text-classification", **extra: object) -> tuple[transforme
     return theirs, prepared(copy.deepcopy(theirs))
 
 
-@pytest.mark.parametrize("task", HEAD_CLASSES)
+@pytest.mark.parametrize("task", [task for task in HEAD_CLASSES if task != "feature-extraction"])
 @pytest.mark.parametrize("segments", [True, False])
 def test_it_computes_the_same(task: str, segments: bool) -> None:
     theirs, ours = pair(task)

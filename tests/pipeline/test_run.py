@@ -33,7 +33,7 @@ def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_a_run_leaves(whole: Path) -> None:
     results = json.loads((whole / "results.json").read_text(encoding="utf-8"))
     assert list(results["variants"]) == ["dense_fp32", "pruned_fp32", "dense_int8", "pruned_int8"]
-    assert results["final"] == "pruned_int8"
+    assert results["final"] in ("pruned_int8", "pruned_fp32")  # whichever is faster of so small a model
     assert [s["id"] for s in results["stages"]] == STAGES
     pruned, dense = results["variants"]["pruned_fp32"], results["variants"]["dense_fp32"]
     assert dense["metric"]["value"] > 0.9
@@ -91,9 +91,10 @@ def test_gates_and_benchmark_retrain_nothing_and_a_missed_gate_is_exit_3(recipe:
     assert process.returncode == 3, printed
     assert "min_speedup" in printed
     assert printed.count("done before, kept") == len(STAGES)
-    assert (whole / "rejected" / "pruned_int8" / "manifest.json").is_file()
+    final = json.loads((whole / "results.json").read_text(encoding="utf-8"))["final"]
+    assert (whole / "rejected" / final / "manifest.json").is_file()
     assert not (whole / "artifact").exists()
-    assert not (whole / "artifacts" / "pruned_int8").exists()
+    assert not (whole / "artifacts" / final).exists()
 
 
 def interrupted(recipe: Path, output: Path, moments: list[str], dice: random.Random) -> str:

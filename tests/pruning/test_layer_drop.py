@@ -264,7 +264,11 @@ def test_dropping_the_top_is_loading_fewer_layers(family: str, tmp_path: Path) -
         tmp_path, num_hidden_layers=1
     ).eval()
     (pruned,) = keys(strategy="top", drop=2).prune(model, Told())
-    assert torch.equal(logits(slice_model(model, pruned.structure), inputs), logits(fewer, inputs))
+    rounding = (
+        1e-6 if family == "xlnet" else 0.0
+    )  # transformers multiplies by its matrices the other way round
+    found = logits(slice_model(model, pruned.structure), inputs)
+    torch.testing.assert_close(found, logits(fewer, inputs), rtol=0, atol=rounding)
 
 
 def test_dropping_nothing_changes_nothing() -> None:

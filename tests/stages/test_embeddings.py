@@ -29,7 +29,7 @@ def context(tmp_path: Path) -> TaskContext:
     folder = source(tmp_path / "model", "bert")
     plain_encoder("bert").save_pretrained(folder)
     path = tmp_path / "texts.jsonl"
-    texts = [{"text": " ".join("abcdefgh"[n % 5 : n % 7 + 2])} for n in range(60)]
+    texts = [{"text": " ".join("abcdefgh"[n % 5 : n % 5 + n % 3 + 1])} for n in range(60)]
     path.write_text("\n".join(map(json.dumps, texts)), encoding="utf-8")
     files = {"train": str(path), "validation": str(path)}
     keys = TaskKeys(type="feature-extraction", dataset=files, selection={"fraction": 0.5}, max_length=16)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,8 @@ def test_keys_that_are_none(artifact: Path, keys: Keys, tmp_path: Path) -> None:
 def test_without_the_extra_it_says_what_to_install(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "model_signing", None)
+    for name in [name for name in sys.modules if name.startswith("model_signing.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "model_signing", None)
     with pytest.raises(UserError, match=r"pip install .compressor\[sign\]"):
         sign(artifact, tmp_path / "key")

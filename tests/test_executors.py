@@ -99,9 +99,10 @@ def test_a_worker_that_dies_is_said() -> None:
 
 
 WAITS = """
-import sys, time
+import signal, sys, time
 from compressor.executors import ExecutorKeys, run_all
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     sys.stdout.write("ready\\n"), sys.stdout.flush()
     list(run_all(ExecutorKeys(workers=2), time.sleep, [600.0, 600.0]))
 """

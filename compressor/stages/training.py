@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
@@ -241,7 +241,11 @@ class TaskContext:
         return self._batches(())
 
     def labelled_batches(self) -> Iterator[dict[str, Tensor]]:
-        """The same with labels; of a task without any, random ones, so that the loss has a slope everywhere.
+        """The same with labels."""
+        return self._labelled(self._batches(self.work.data.task.label_columns))
+
+    def _labelled(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """Batches with their labels; of a task without any, random ones, so that the loss has a slope everywhere.
 
         A model is at the very bottom of its distance to its own embeddings: no gradient there says what matters. That
         of the distance to a random vector says how far the embedding moves, just as the Fisher information takes
@@ -252,7 +256,7 @@ class TaskContext:
 
         labels = self.work.data.task.label_columns
         random = Generator().manual_seed(self.seed)
-        for batch in self._batches(labels):
+        for batch in batches:
             rows = len(batch["input_ids"])
             yield batch if labels else batch | {"labels": randn(rows, self._width, generator=random)}
 
@@ -272,7 +276,7 @@ class TaskContext:
         features = task.features(chosen, self.work.tokenizer())
         rows = columns(features, (*MODEL_INPUTS, *task.label_columns))
         ends = list(accumulate(len(row["input_ids"]) for row in rows))
-        return list(self._in_batches(rows[: max(1, bisect_right(ends, tokens))]))
+        return list(self._labelled(self._in_batches(rows[: max(1, bisect_right(ends, tokens))])))
 
     def tell(self, what: str, share: float) -> None:
         """Say how far it is."""

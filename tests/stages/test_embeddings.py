@@ -62,6 +62,12 @@ def test_batches_have_the_same_random_targets_every_time(context: TaskContext) -
     assert all("labels" not in batch for batch in context.batches())
 
 
+def test_a_sample_has_targets_too(context: TaskContext) -> None:
+    one, other = (context.sample("train", 20, 1000) for _ in range(2))
+    assert sum(len(batch["labels"]) for batch in one) == 20
+    assert all(torch.equal(a["labels"], b["labels"]) for a, b in zip(one, other, strict=True))
+
+
 def test_sensitivity_ranks_heads_by_how_far_they_move_the_embedding(context: TaskContext) -> None:
     model = model_of(context)
     output = model.base_model.encoder.layer[2].attention.output.dense.weight

@@ -11,23 +11,18 @@ budget ends goes on with the next call. Trainings take hours: minutes of each ar
 """
 
 import argparse
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import yaml
+import recipe_runs
+from recipe_runs import Json
 
 from compressor.benchmark.machine import fingerprint
-from compressor.files import read_json, write_json, write_text
+from compressor.files import read_json, write_json
 from compressor.report.fields import MISSING, count_text, fixed, speedup_text
 
-Json = dict[str, Any]
-ROOT = Path(__file__).parents[1]
-OUTPUT = ROOT / "bench" / "results" / "block_pruning.json"
+NAME = "block_pruning"
 STRENGTHS = {"sst2": (10, 5, 20), "squad": (10, 5, 20)}
 KINDS: dict[str, Json] = {
     "hybrid": {},
@@ -41,7 +36,7 @@ SCORED = ("regularization", "ffn_regularization", "score_learning_rate")
 
 
 def main() -> None:
-    options = arguments()
+    options = recipe_runs.arguments(NAME, __doc__, STRENGTHS).parse_args()
     state = read_json(options.output) if options.output.is_file() else {"machine": fingerprint(), "cells": {}}
     if options.table:
         sys.stdout.write(table(state) + "\n")
@@ -58,22 +53,6 @@ def main() -> None:
     print("missing:", ", ".join(missing) or "nothing")
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--table", action="store_true", help="print what was measured as Markdown")
-    parser.add_argument("--task", choices=STRENGTHS, default="sst2")
-    parser.add_argument("--model", help="folder of the pretrained MiniLM; by default the recipe's hub id")
-    parser.add_argument("--train", help="training file; by default the recipe's hub data set")
-    parser.add_argument("--validation")
-    parser.add_argument("--rows", type=int, help="training rows; by default the recipe's limit")
-    parser.add_argument("--budget", type=float, metavar="MINUTES", default=120.0)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "block_pruning")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    return parser.parse_args()
-
-
 def lacking(state: Json, task: str) -> Iterator[tuple[str, int]]:
     """Cells (kind, strength) not yet measured, all kinds of a strength before the next."""
     for strength in STRENGTHS[task]:
@@ -85,34 +64,13 @@ def lacking(state: Json, task: str) -> Iterator[tuple[str, int]]:
 def run(options: argparse.Namespace, state: Json, kind: str, strength: int, seconds: float) -> Json | None:
     """The results of a cell's run; `None` if the time ends before it does."""
     folder = options.runs / options.task
-    path = folder / f"{kind}-{strength}.yaml"
-    write_text(path, yaml.safe_dump(recipe(options, state, kind, strength), sort_keys=False))
-    output = folder / "run"
-    command = [sys.executable, "-m", "compressor", "run", str(path), "--output", str(output)]
-    process = subprocess.Popen(command)
-    try:
-        if process.wait(timeout=max(1.0, seconds)):
-            raise SystemExit(f"{path} failed")
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        process.wait()
-        return None
-    found: Json = read_json(output / "results.json")
-    return found
+    cell = recipe(options, state, kind, strength)
+    return recipe_runs.run(cell, folder / f"{kind}-{strength}.yaml", folder / "run", seconds)
 
 
 def recipe(options: argparse.Namespace, state: Json, kind: str, strength: int) -> Json:
     """The shipped recipe with this cell's pruning; stages of their own names, the teacher the same for all."""
-    made: Json = yaml.safe_load(
-        (ROOT / "recipes" / f"minilm_{options.task}_block.yaml").read_text(encoding="utf-8")
-    )
-    made["gates"] = {}
-    if options.model:
-        made["model"] = options.model
-    if options.train:
-        made["task"]["dataset"] = {"train": options.train, "validation": options.validation}
-    if options.rows:
-        made["task"]["limit"]["train"] = options.rows
+    made = recipe_runs.shipped(f"minilm_{options.task}_block", options)
     teacher, prune, _, fill, export, quantize = made["stages"]
     keys = prune["prune"] | {"regularization": strength} | KINDS[kind]
     if kind == "magnitude":
@@ -127,35 +85,14 @@ def recipe(options: argparse.Namespace, state: Json, kind: str, strength: int) -
 
 def row(results: Json, options: argparse.Namespace, kind: str, strength: int) -> Json:
     """What is kept of a run."""
-    fp32, int8 = results["variants"]["pruned_fp32"], results["variants"]["pruned_int8"]
-    own = [s for s in results["stages"] if s["id"].startswith(("hybrid", "struct", "magnitude"))]
-    layers = fp32["structure"]["layers"]
     return {
-        "command": public_command(options),
+        "command": recipe_runs.public_command(NAME, options),
         "task": options.task,
         "kind": kind,
         "regularization": strength,
-        "metric": fp32["metric"]["name"],
-        "dense": results["variants"]["dense_fp32"]["metric"]["value"],
-        "value": {"fp32": fp32["metric"]["value"], "int8": int8["metric"]["value"]},
-        "metric_drop": {"fp32": fp32["metric_drop"], "int8": int8["metric_drop"]},
-        "speedup": {"fp32": fp32["speedup"], "int8": int8["speedup"]},
-        "nonzero_density": fp32["nonzero_density"],
-        "sliced_density": fp32["sliced_density"],
-        "parameters": fp32["parameters"],
-        "heads": [len(la["attention"]["kept"]) if isinstance(la["attention"], dict) else 0 for la in layers],
-        "ffn": [len(la["ffn"]["kept"]) if isinstance(la["ffn"], dict) else 0 for la in layers],
-        "minutes": {stage["id"]: stage["seconds"] / 60 for stage in own},
-        "examples": results["task"]["examples"],
-        "environment": {key: results["environment"][key] for key in ("cpu", "cores", "load")},
+        **recipe_runs.row(results, "pruned"),
+        "minutes": recipe_runs.minutes(results, "hybrid", "struct", "magnitude"),
     }
-
-
-def public_command(options: argparse.Namespace) -> str:
-    """The command without anybody's folders."""
-    rows = f" --rows {options.rows}" if options.rows else ""
-    data = "--model .../minilm-l6-h384 --train ... --validation ..."
-    return f"python bench/block_pruning.py --task {options.task}{rows} {data}"
 
 
 def table(state: Json) -> str:

@@ -1,0 +1,133 @@
+"""CoFi of MiniLM from 60 to 95 % sparsity, one ladder, and dropped layers that were trained for as long.
+
+    python bench/cofi.py --task sst2 --model FOLDER --train train.tsv --validation dev.tsv --budget 120
+    python bench/cofi.py --table
+
+The ladder is one run of `recipes/minilm_<task>_cofi.yaml` with several targets; each member's minutes are its share
+of the gates' training and its own recovery. Then layers are dropped and the rest fine-tuned with the same teacher and
+losses, for about as many minutes. All share one folder and so the teacher. `block_pruning.json` has block pruning's
+figures.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+
+import recipe_runs
+from recipe_runs import Json
+
+from compressor.benchmark.machine import fingerprint
+from compressor.files import read_json, write_json
+from compressor.report.fields import MISSING, count_text, fixed, speedup_text
+
+NAME = "cofi"
+SPARSITIES = {"sst2": (0.6, 0.8, 0.9, 0.95)}
+DROPS = (3, 4, 5)
+LAYERS = 6
+
+
+def main() -> None:
+    options = recipe_runs.arguments(NAME, __doc__, SPARSITIES).parse_args()
+    state = read_json(options.output) if options.output.is_file() else {"machine": fingerprint(), "cells": {}}
+    if options.table:
+        sys.stdout.write(table(state) + "\n")
+        return
+    end = time.monotonic() + 60 * options.budget
+    for drop in lacking(state, options.task):
+        recipe = ladder(options) if drop is None else dropping(options, state, drop)
+        folder = options.runs / options.task
+        name = "ladder" if drop is None else f"drop-{drop}"
+        results = recipe_runs.run(recipe, folder / f"{name}.yaml", folder / "run", end - time.monotonic())
+        if results is None:
+            break
+        made = members(results) if drop is None else {f"drop {drop}": "pruned"}
+        for member, variant in made.items():
+            state["cells"][f"{options.task} {member}"] = {
+                "command": recipe_runs.public_command(NAME, options),
+                "task": options.task,
+                "kind": member,
+                **recipe_runs.row(results, variant),
+                "minutes": trained(results, drop, variant, len(made)),
+            }
+        if drop is None:
+            epochs = recipe["stages"][0]["finetune"]["epochs"]
+            minutes = recipe_runs.minutes(results, "teacher")["teacher"]
+            state.setdefault("epoch_minutes", {})[options.task] = minutes / epochs
+        write_json(options.output, state)
+    missing = ["ladder" if drop is None else f"drop {drop}" for drop in lacking(state, options.task)]
+    print("missing:", ", ".join(missing) or "nothing")
+
+
+def lacking(state: Json, task: str) -> Iterator[int | None]:
+    """The ladder (None) and the numbers of dropped layers that are not measured."""
+    if any(f"{task} {member}" not in state["cells"] for member in map(named, SPARSITIES[task])):
+        yield None
+    yield from (drop for drop in DROPS if f"{task} drop {drop}" not in state["cells"])
+
+
+def named(sparsity: float) -> str:
+    return f"sparsity {sparsity:g}"
+
+
+def members(results: Json) -> dict[str, str]:
+    """Variants of the ladder by the sparsity aimed at."""
+    found = sorted(name.removesuffix("_fp32") for name in results["variants"] if name.endswith("_fp32"))
+    asked = {named(s): f"s{100 * s:g}" for each in SPARSITIES.values() for s in each}
+    single = {asked_for: "pruned" for asked_for in asked if found == ["dense", "pruned"]}
+    return {name: variant for name, variant in (single or asked).items() if variant in found}
+
+
+def trained(results: Json, drop: int | None, variant: str, shares: int) -> dict[str, float]:
+    """Minutes that a member's own training took, by stage; a ladder's gates are shared evenly."""
+    if drop is not None:
+        return recipe_runs.minutes(results, f"drop-{drop}")
+    found = recipe_runs.minutes(results, "gates", "recover")
+    own = {name: value for name, value in found.items() if name.endswith(f"/{variant}") or "/" not in name}
+    return {name: value / shares if name == "gates" else value for name, value in own.items()}
+
+
+def ladder(options: argparse.Namespace) -> Json:
+    """The shipped recipe with all targets."""
+    made = recipe_runs.shipped(f"minilm_{options.task}_cofi", options)
+    made["target"] = {"sparsity": list(SPARSITIES[options.task])}
+    teacher, prune, cut, recover, *rest = made["stages"]
+    prune["prune"]["id"], cut["slice"]["id"], recover["finetune"]["id"] = "gates", "cut", "recover"
+    return made | {"stages": [teacher, prune, cut, recover, *rest]}
+
+
+def dropping(options: argparse.Namespace, state: Json, drop: int) -> Json:
+    """Fewer layers, trained as CoFi's members are, for as many minutes as they took on average."""
+    made = recipe_runs.shipped(f"minilm_{options.task}_cofi", options)
+    del made["target"]
+    teacher, _, _, recover, *rest = made["stages"]
+    cells = [c for c in state["cells"].values() if c["task"] == options.task and "sparsity" in c["kind"]]
+    wanted = sum(sum(cell["minutes"].values()) for cell in cells) / len(cells)
+    each = state["epoch_minutes"][options.task] * (LAYERS - drop) / LAYERS
+    keys = recover["finetune"] | {"id": f"drop-{drop}", "epochs": round(wanted / each, 1)}
+    stages = [
+        teacher,
+        {"prune": {"method": "layer-drop", "strategy": "top", "drop": drop, "id": f"drop-{drop}-choice"}},
+        {"slice": {"id": f"drop-{drop}-slice"}},
+        {"finetune": keys},
+    ]
+    return made | {"stages": [*stages, *rest]}
+
+
+def table(state: Json) -> str:
+    """A row a cell: what it keeps, what it costs, how fast it is."""
+    columns = ["task", "kind", "metric", "dense", "fp32", "int8", "sliced", "parameters"]
+    columns += ["fp32 speedup", "int8 speedup", "minutes"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for cell in state["cells"].values():
+        texts = [cell["task"], cell["kind"], cell["metric"]]
+        texts += [fixed(100 * value) for value in (cell["dense"], *cell["value"].values())]
+        texts += [f"{fixed(100 * cell['sliced_density'])} %", count_text(cell["parameters"])]
+        texts += [speedup_text(rows[0]) if rows else MISSING for rows in cell["speedup"].values()]
+        texts += [fixed(sum(cell["minutes"].values()), 0)]
+        lines.append(f"| {' | '.join(str(text) for text in texts)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

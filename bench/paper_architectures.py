@@ -4,10 +4,11 @@
     python bench/paper_table.py                         # what was measured beside what was published
 
 `paper_architectures.json` says what each network keeps and what its paper claims: the 27 of block movement
-pruning (Lagunas et al. 2021). A network is cut out of a dense BERT of its size, must have exactly the published
-number of parameters, and is exported and quantized as a recipe does it. A cell is one network at one length,
-batch 1: the dense and the pruned model, each in fp32 and int8, in turns in the same processes. Every cell is
-saved as it is measured. Published speeds are PyTorch's on a GPU at batch 128: another machine, another question.
+pruning (Lagunas et al. 2021) and CoFi's on MNLI (Xia et al. 2022). A network is cut out of a dense BERT of its size,
+must have exactly the published number of parameters, and is exported and quantized as a recipe does it. A cell is one
+network at one length, batch 1: the dense and the pruned model, each in fp32 and int8, in turns in the same processes.
+Every cell is saved as it is measured. Published speeds are PyTorch's on a GPU at batch 128: another machine, another
+question.
 """
 
 import argparse
@@ -53,7 +54,7 @@ HEADS = {
 }
 SHAPE = ("heads", "ffn", "hidden")
 """What of a network's entry is its shape; the rest was published about it."""
-THREADS, SEED = 2, 0
+SEED = 0
 SLOWEST = 60.0
 """Seconds that the first cell is expected to take, its export too."""
 
@@ -107,7 +108,13 @@ def networks_of(data: Json) -> list[Json]:
 
 
 def is_headline(data: Json, network: Json) -> bool:
-    return bool(data["papers"][network["paper"]].get("headline") == network["name"])
+    return bool(paper_of(data, network)["headline"] == network["name"])
+
+
+def paper_of(data: Json, network: Json) -> Json:
+    """What its paper is, and what its claims are about."""
+    found: Json = data["papers"][network["paper"]]
+    return found
 
 
 def config_of(data: Json, network: Json) -> BertConfig:
@@ -171,7 +178,7 @@ def run(data: Json, options: Options, minutes: float, output: Path) -> Json:
             if start + slowest > end:
                 break
             models = files(data, network, Path(folder))
-            cell = time_cell(models, length, effort)
+            cell = time_cell(models, Cell("cpu", paper_of(data, network)["threads"], 1, length), effort)
             record(data, state, network, models, cell)
             save(data, state, options, output)
             slowest = max(slowest, time.monotonic() - start)
@@ -222,12 +229,12 @@ def export(model: PreTrainedModel, head: str, folder: Path) -> None:
     quantize(source, folder / "int8.onnx", Scheme(reduce_range=keys.reduces_range()))
 
 
-def time_cell(models: Mapping[str, Path], length: int, effort: Mapping[str, Any]) -> Json:
+def time_cell(models: Mapping[str, Path], cell: Cell, effort: Mapping[str, Any]) -> Json:
     """One cell; its rows are those of a run's `results.json`, one a variant, speedups over `dense_fp32`."""
-    measured = measure(models, [Cell("cpu", THREADS, 1, length)], reference="dense_fp32", **effort)
+    measured = measure(models, [cell], reference="dense_fp32", **effort)
     over_fp32 = {name: rows[0] for name, rows in measured.speedup.items()}
     return {
-        "sequence_length": length,
+        "sequence_length": cell.sequence_length,
         "latency": {name: rows[0] for name, rows in measured.latency.items()},
         "speedup": {**over_fp32, "int8_over_int8": measured.speedup_over("dense_int8")["pruned_int8"][0]},
         "conditions": measured.conditions[0],
@@ -265,7 +272,7 @@ def record(data: Json, state: Json, network: Json, models: Mapping[str, Path], c
     """Put a cell into the state, with what is known of its network."""
     made = {**cells(state, network), cell["sequence_length"]: cell}
     published = {key: value for key, value in network.items() if key not in SHAPE}
-    speed = data["papers"][network["paper"]]["speed"]
+    speed = paper_of(data, network)["speed"]
     own = round(network["speedup"] / speed["dense_speedups"][network["base"]], 4)
     state["networks"][network["name"]] = {
         "published": {**published, "speedup_over": speed["over"], "speedup_over_own_base": own},

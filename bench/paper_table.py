@@ -59,12 +59,6 @@ def table(state: Json) -> str:
     return "\n".join([*lines, "", *notes(state)])
 
 
-def threads_of(state: Json) -> int:
-    """Threads of one inference, the same in all cells."""
-    entry = next(iter(state["networks"].values()))
-    return int(entry["cells"][0]["conditions"]["threads"])
-
-
 def measured_lengths(state: Json) -> list[int]:
     return sorted(
         {cell["sequence_length"] for entry in state["networks"].values() for cell in entry["cells"]}
@@ -106,7 +100,7 @@ def notes(state: Json) -> list[str]:
     """How the numbers came about: ours, the papers', and what is special about single networks."""
     machine = state["machine"]
     lines = [
-        f"- Ours: random weights, batch 1, no padding, {threads_of(state)} threads of {machine['cpu']}, onnxruntime "
+        f"- Ours: random weights, batch 1, no padding, {machine['cpu']}, onnxruntime "
         f"{machine['versions']['onnxruntime']}; 95 % intervals; all over the network's own base dense in fp32, "
         f"unless over int8. \\* is noisy. `{state['command']}`"
     ]
@@ -115,7 +109,8 @@ def notes(state: Json) -> list[str]:
         padded = ", ".join(f"{task} {length}" for task, length in speed["padded_to"].items())
         lines.append(
             f"- Published: {paper['title']}, {paper['source']}. Speed: {speed['what']}; {speed['framework']} "
-            f"{speed['precision']} on one {speed['gpu']}, batch {speed['batch_size']}, padded to ({padded})."
+            f"{speed['precision']} on one {speed['gpu']}, batch {speed['batch_size']}, padded to ({padded}). "
+            f"Ours: {paper['threads']} thread{'s' * (paper['threads'] > 1)}."
         )
     published = [entry["published"] for entry in state["networks"].values()]
     lines += [f"- {one['name']}: {one['note']}." for one in published if "note" in one]

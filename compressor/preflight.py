@@ -44,7 +44,7 @@ def check_everything(project: Project) -> None:
     for stage in stages:
         if isinstance(stage, Prune):
             stage.pruner.check_family(config)
-            if stage.pruner.reads_table:
+            if stage.pruner.reads_table(stage.target):
                 shape_of(config)
             stage.pruner.check(config)
             stage.pruner.check_target(config, stage.target)

@@ -153,6 +153,11 @@ class LatencyTable(Protocol):
     def time(self, structure: Structure) -> float:
         """Predicted milliseconds of a structure."""
 
+    def expected(self, attention: Tensor, heads: Tensor, ffn: Tensor, neurons: Tensor) -> Tensor:
+        """Expected milliseconds, differentiable, where sub-layers are there with these probabilities, and so many
+        units are expected in them; all (layers,).
+        """
+
 
 class Timing(NamedTuple):
     """An exported model, measured beside the dense one: median milliseconds, and how many times faster it is."""
@@ -274,8 +279,6 @@ class Pruner(Keys):
     """Whether it must have one of the goals in `targets`."""
     whole_layers: ClassVar[bool] = False
     """Whether it drops layers whole and nothing inside them: all that can be done where layers are one."""
-    reads_table: ClassVar[bool] = False
-    """Whether it goes by a latency table, which not all families have."""
 
     method: str
 
@@ -293,6 +296,10 @@ class Pruner(Keys):
     def training(self) -> TrainingKeys | None:
         """Its training keys, if it trains."""
         return None
+
+    def reads_table(self, target: Target | None) -> bool:
+        """Whether it comes to the target by a latency table, which not all families have."""
+        return False
 
     def effort(self, config: PretrainedConfig) -> float:
         """Roughly how many epochs of the whole model its trainings take together."""

@@ -1,6 +1,7 @@
 """CoFi as a method: keys, phases, ladder, selection, failures, determinism (CoFi specification, 2 and 8)."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoConfig
 
+from compressor.benchmark.encoder_graph import EncoderShape
+from compressor.benchmark.latency_table import Curve, LatencyTable
 from compressor.errors import RunError, UserError
 from compressor.models.architecture import structure_of
 from compressor.models.gates import Gates
 from compressor.models.outputs import collect_outputs, torch_runner
 from compressor.models.slicing import slice_model
-from compressor.pruning.base import Pruned, Target
+from compressor.models.structure import Structure
+from compressor.pruning.base import Pruned, Target, Timing
 from compressor.pruning.cofi import Cofi
 from compressor.pruning.cofi.masking import CONTAINER
 from compressor.pruning.cofi.training import CofiPart
@@ -24,13 +28,26 @@ from compressor.schema import TrainingKeys, steps_in, steps_of
 from compressor.training.trainer import _Trainer, newest_checkpoint, train
 from tests.pruning.gated import gated_model
 from tests.training.test_training import collate, rows, run_of, silent
-from tests.zoo import logits, padded_batch, tiny_model
+from tests.zoo import FFN, HEADS, HIDDEN, LAYERS, logits, padded_batch, tiny_model
 
 QUICK: dict[str, Any] = {
     "method": "cofi", "epochs": 40.0, "learning_rate": 1e-3, "batch_size": 8, "gate_learning_rate": 0.2,
     "preparation": 0.1, "sparsity_warmup": 0.5,
 }  # fmt: skip
 FEATURES = rows(40)
+TABLE = LatencyTable(
+    EncoderShape("bert", LAYERS, HIDDEN, HEADS, HIDDEN // HEADS, FFN, HIDDEN, 64, HIDDEN),
+    base_ms=0.5,
+    attention=Curve(tuple(range(1, HEADS + 1)), tuple(1.0 + n for n in range(HEADS)), 0.1),
+    ffn=Curve((1, FFN), (1.0, 5.0), 0.1),
+    setting={},
+    check={},
+)
+
+
+def ms_of(structure: Structure) -> float:
+    """Milliseconds of a structure by the table, whatever its hidden width."""
+    return TABLE.time(replace(structure, hidden=None))
 
 
 class Alone:
@@ -38,9 +55,10 @@ class Alone:
 
     seed = 7
 
-    def __init__(self, folder: Path, sparsity: Any) -> None:
-        self.folder = folder
-        self.target = Target(sparsity=sparsity)
+    def __init__(self, folder: Path, family: str = "bert", **target: Any) -> None:
+        self.folder, self.family = folder, family
+        self.target = Target(**target)
+        self.measured: list[Structure] = []
         self.trainings: list[tuple[str, TrainingKeys]] = []
         self.log: list[dict[str, float]] = []
         self.stop_at = 2.0
@@ -56,6 +74,19 @@ class Alone:
         run.keys, run.score, run.progress = keys, score or (lambda: self.score(model)), self.progress
         self.log += train(model, run)
 
+    def model(self) -> Any:
+        return tiny_model(self.family)
+
+    def latency_table(self) -> LatencyTable:
+        return TABLE
+
+    def timing(self, name: str, model: Callable[[], Any]) -> Timing:
+        """A clock by which every model takes a tenth longer than the table says."""
+        structure = structure_of(model())
+        self.measured.append(structure)
+        speedup = TABLE.dense_ms / (1.1 * ms_of(structure))
+        return Timing(TABLE.dense_ms / speedup, speedup, (speedup, speedup), False)
+
     def progress(self, _what: str, share: float) -> None:
         if len(self.trainings) > 1 and share > self.stop_at:
             raise KeyboardInterrupt
@@ -68,7 +99,7 @@ class Alone:
 def pruned(
     folder: Path, sparsity: Any = 0.5, family: str = "bert", **keys: Any
 ) -> tuple[list[Pruned], Alone]:
-    context = Alone(folder, sparsity)
+    context = Alone(folder, family, sparsity=sparsity)
     return list(Cofi(**QUICK | keys).prune(tiny_model(family), context)), context
 
 
@@ -255,7 +286,7 @@ def test_other_families_are_pruned(family: str, tmp_path: Path) -> None:
 
 def test_gates_that_stay_away_from_the_target_end_the_run_and_leave_its_last_state(tmp_path: Path) -> None:
     with pytest.raises(
-        RunError, match=r"the gates do not come to the target 0\.9, .* raise gate_learning_rate"
+        RunError, match=r"do not come to the target, 0\.9 \(sparsity\), .* raise gate_learning_rate"
     ):
         pruned(tmp_path, 0.9, gate_learning_rate=1e-4)
     assert newest_checkpoint(tmp_path / "gates-pruned")
@@ -292,3 +323,43 @@ def test_only_states_at_the_target_are_rated() -> None:
     assert part.rated(lambda: removed.append(part.removed(masking.gates.values())) or 0.5) == 0.5
     assert removed[0] == pytest.approx(part.goal, abs=0.005)
     assert masking.gates.settled is None
+
+
+@pytest.mark.parametrize("asked", [{"speedup": 2.0}, {"latency_ms": 8.0}])
+def test_a_speed_asked_for_is_learned_and_measured(asked: dict[str, float], tmp_path: Path) -> None:
+    """The Lagrangian drives the predicted time; the clock is slower than the table, which is corrected for."""
+    context = Alone(tmp_path, **asked)
+    (one,) = Cofi(**QUICK, granularity=["layer", "head", "ffn", "neuron"]).prune(tiny_model("bert"), context)
+    measured = one.report["measured"]
+    assert 1 <= measured["reach"] <= 1.1
+    assert one.structure in context.measured
+    assert measured["ms"] == pytest.approx(1.1 * ms_of(one.structure))
+    wanted = one.report["asked"].get("latency_ms") or TABLE.dense_ms / asked["speedup"]
+    assert measured["ms"] <= wanted
+    logged = [row for row in context.log if "expected_time" in row]
+    assert logged[-1]["expected_time"] == pytest.approx(1 - wanted / TABLE.dense_ms, abs=0.1)
+    inputs = padded_batch("bert")
+    with Gates(one.model, one.structure):
+        gated = logits(one.model, inputs)
+    torch.testing.assert_close(
+        logits(slice_model(one.model, one.structure), inputs), gated, atol=1e-5, rtol=1e-5
+    )
+
+
+def test_a_family_of_speeds_begins_with_the_slowest(tmp_path: Path) -> None:
+    context = Alone(tmp_path, latency_ms=[7.0, 12.0])
+    family = list(Cofi(**QUICK).prune(tiny_model("bert"), context))
+    assert [one.member for one in family] == ["12ms", "7ms"]
+    assert ms_of(family[0].structure) > ms_of(family[1].structure)
+
+
+def test_a_speed_that_gates_of_these_kinds_cannot_reach_is_refused(tmp_path: Path) -> None:
+    context = Alone(tmp_path, speedup=50.0)
+    with pytest.raises(UserError, match=r"target.speedup 50 cannot be learned here.*gates of head.* at most"):
+        list(Cofi(**QUICK, granularity=["head"]).prune(tiny_model("bert"), context))
+
+
+def test_a_latency_table_is_read_only_where_a_time_is_asked_for() -> None:
+    cofi = Cofi(**QUICK)
+    assert cofi.reads_table(Target(speedup=2.0))
+    assert not cofi.reads_table(Target(sparsity=0.5))

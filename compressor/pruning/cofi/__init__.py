@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compressor.errors import UserError
-from compressor.pruning.base import Context, Pruned, Pruner, Target, members_of
+from compressor.pruning.base import Context, Pruned, Pruner, Target
 from compressor.schema import Share, TrainingKeys, steps_of, training_keys
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from compressor.models.structure import Structure
+    from compressor.pruning.cofi.ends import End
     from compressor.pruning.cofi.gates import LearnedGates
     from compressor.pruning.cofi.masking import Masking
     from compressor.pruning.cofi.training import CofiPart
+    from compressor.pruning.cofi.values import Constraint
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,9 @@ class Cofi(Pruner, TrainingKeys):
     Learns hard-concrete gates on hidden dimensions (`hidden`), whole attention sub-layers (`layer`), heads, whole
     FFN sub-layers (`ffn`) and FFN neurons, all at once, while it fine-tunes; a Lagrangian drives the share of the
     layers' parameters that they remove to `target: {sparsity: 0.95}`, which rises from 0 during `sparsity_warmup`.
-    A list of sparsities is a ladder: one run that goes from each to the next, an equal part of the time for each.
+    A list of them is a ladder: one run that goes from each to the next, an equal part of the time for each. With
+    `target: {speedup: 3}` or `{latency_ms: 8}` the Lagrangian drives the time instead, predicted by a latency table
+    of this machine; the decided gates are exported and measured, and moved until they are as fast as asked.
     Starts from the pretrained encoder, trains without gates for the share `preparation` of the stage, usually
     distilled from a fine-tuned teacher by logits and `layers`; follow it with `slice` and a long `finetune`.
 
@@ -77,8 +81,12 @@ class Cofi(Pruner, TrainingKeys):
 
     @property
     def targets(self) -> frozenset[str]:
-        """The share of the layers' parameters that goes."""
-        return frozenset({"sparsity"})
+        """The share of the layers' parameters that goes, a speedup over the dense model, or milliseconds."""
+        return frozenset({"sparsity", "speedup", "latency_ms"})
+
+    def reads_table(self, target: Target | None) -> bool:
+        """Where a time is asked for."""
+        return target is not None and target.timed
 
     @property
     def training(self) -> TrainingKeys:
@@ -86,20 +94,26 @@ class Cofi(Pruner, TrainingKeys):
         return training_keys(self)
 
     def check_target(self, config: PretrainedConfig, target: Target | None) -> None:
-        """The gates of these kinds can remove so much."""
+        """The gates of these kinds can remove so much; of time, only a latency table can tell."""
         from compressor.models.architecture import architecture_of
         from compressor.models.structure import Structure
-        from compressor.pruning.cofi.gates import LIMIT
         from compressor.pruning.cofi.values import ParameterShare
 
+        if target is None or target.timed:
+            return
         sizes = architecture_of(config).sizes(config)
-        closed = self.gates(Structure.dense(sizes), first=-LIMIT).probabilities()
-        most, wanted = ParameterShare(sizes)(closed).item(), max(target.values if target else [0.0])
-        if wanted > most:
+        most = self.most(ParameterShare(sizes), Structure.dense(sizes))
+        if max(target.values) > most:
             raise UserError(
                 f"cofi: gates of {', '.join(self.granularity)} can be expected to remove {most:.3f} of this model's "
-                f"layers at most, the target is {wanted:g}; lower it or give more kinds in granularity"
+                f"layers at most, the target is {max(target.values):g}; lower it or give more kinds in granularity"
             )
+
+    def most(self, constraint: Constraint, structure: Structure) -> float:
+        """The share that its gates can be expected to remove, all of them closed."""
+        from compressor.pruning.cofi.gates import LIMIT
+
+        return constraint(self.gates(structure, first=-LIMIT).probabilities()).item()
 
     def gates(self, structure: Structure, first: float | None = None, seed: int = 0) -> LearnedGates:
         """Gates of its kinds for a model with whole layers; `first` replaces the published first logits."""
@@ -117,40 +131,40 @@ class Cofi(Pruner, TrainingKeys):
     def prune(self, model: PreTrainedModel, context: Context) -> Iterable[Pruned]:
         """Train without gates, then with them, once for every target; fold a copy at each."""
         from compressor.models.architecture import structure_of
+        from compressor.pruning.cofi.ends import ends_of
         from compressor.pruning.cofi.masking import Masking
 
         structure = structure_of(model)
         if not structure.only_layers_dropped():
             raise UserError("cofi starts from a model with whole layers; this one was sliced before")
-        targets = sorted((goal or 0.0, member) for member, goal in members_of(context.target).items())
+        ends = ends_of(self, structure, context)
         share = self._preparation(context)
         if share:
             keys = {"epochs": self.epochs * share, "schedule": "constant", "evaluate_every": 0.0}
             context.train(model, self.training.model_copy(update=keys), name="prepare")
-        rung = self.training.model_copy(update={"epochs": self.epochs * (1 - share) / len(targets)})
-        part = self._part(structure, share, context.seed)
+        rung = self.training.model_copy(update={"epochs": self.epochs * (1 - share) / len(ends)})
+        part = self._part(structure, ends[0].constraint, share, context.seed)
         masking = Masking(model, part.gates)
         reached = 0.0
-        for goal, member in targets:
-            part.aim(reached, goal)
+        for end in ends:
+            part.aim(reached, end.share)
             context.train(
                 model,
                 rung,
                 part,
-                name=f"gates-{member}",
+                name=f"gates-{end.member}",
                 score=lambda: part.rated(lambda: context.score(model)),
             )
-            yield _snapshot(masking, part, structure, member)
-            reached = goal
+            yield _snapshot(masking, part, structure, end)
+            reached = end.share
 
-    def _part(self, structure: Structure, share: float, seed: int) -> CofiPart:
+    def _part(self, structure: Structure, constraint: Constraint, share: float, seed: int) -> CofiPart:
         """What learns the gates, in the trainings after the `share` of the stage without them."""
         from compressor.pruning.cofi.training import CofiPart
-        from compressor.pruning.cofi.values import ParameterShare
 
         return CofiPart(
             self.gates(structure, seed=seed),
-            ParameterShare(structure.sizes),
+            constraint,
             self.gate_learning_rate,
             lambda total: steps_of(self.sparsity_warmup, round(total / (1 - share))),
             self.tolerance,
@@ -169,25 +183,26 @@ class Cofi(Pruner, TrainingKeys):
         return self.preparation / total
 
 
-def _snapshot(masking: Masking, part: CofiPart, structure: Structure, member: str) -> Pruned:
+def _snapshot(masking: Masking, part: CofiPart, structure: Structure, end: End) -> Pruned:
     """A copy of the model as it is now, its gates decided and folded into the weights."""
     from copy import deepcopy
 
     from compressor.pruning.cofi.fold import fold_gates
 
-    gates = part.gates
+    gates, what = part.gates, part.constraint.what
     gates.clamp()
     part.check()
     decided = part.removed(gates.decided())
-    values = gates.nearest(part.goal, part.constraint, part.tolerance)
+    values, report = end.settle(part)
     removed = part.removed(values)
     if removed != decided:
-        log.info("cofi: %s: gates that remove %.4f were brought to %.4f", member, decided, removed)
+        log.info(
+            "cofi: %s: gates that remove %.4f (%s) were brought to %.4f", end.member, decided, what, removed
+        )
     with masking.lifted() as model:
         copy = deepcopy(model)
     kept = fold_gates(copy, values)
     if all(layer.absent for layer in kept.layers):
-        log.warning("cofi: %s: nothing is left but embeddings and head", member)
-    expected = part.log()["expected_sparsity"]
-    report = {"expected_sparsity": expected, "decided_sparsity": decided, "sparsity": removed}
-    return Pruned(copy, kept, report, member)
+        log.warning("cofi: %s: nothing is left but embeddings and head", end.member)
+    shares = {f"expected_{what}": part.log()[f"expected_{what}"], f"decided_{what}": decided, what: removed}
+    return Pruned(copy, kept, shares | report, end.member)

@@ -81,11 +81,11 @@ class CofiPart:
 
     def log(self) -> dict[str, float]:
         """Target, what is expected to go and what would go now, and the multipliers."""
-        lagrangian = self.gates.lagrangian
+        lagrangian, what = self.gates.lagrangian, self.constraint.what
         return {
-            "target_sparsity": self.target,
-            "expected_sparsity": self.target + self.gap().item(),
-            "sparsity": self.removed(self.gates.decided()),
+            f"target_{what}": self.target,
+            f"expected_{what}": self.target + self.gap().item(),
+            what: self.removed(self.gates.decided()),
             "lambda_1": lagrangian.linear.item(),
             "lambda_2": lagrangian.quadratic.item(),
         }
@@ -111,7 +111,8 @@ class CofiPart:
         if math.isfinite(expected) and abs(expected - self.target) <= allowed:
             return
         raise RunError(
-            f"cofi: the gates do not come to the target {self.goal:g}, they are expected to remove {expected:.3f} "
+            f"cofi: the gates do not come to the target, {self.goal:.3g} ({self.constraint.what}), they are expected "
+            f"to remove {expected:.3f} "
             f"(multipliers {self.gates.lagrangian.linear.item():.3g}, {self.gates.lagrangian.quadratic.item():.3g}); "
             f"train longer, raise gate_learning_rate (now {self.learning_rate:g}) where they are slow, lower it "
             "where they swing; the last checkpoints are kept"

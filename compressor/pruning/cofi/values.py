@@ -1,14 +1,16 @@
-"""A value for every gate of a model, and the share of its parameters that such values remove."""
+"""A value for every gate of a model, and the share of its parameters or of its time that such values remove."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from compressor.models.structure import Sizes, Structure, SubLayer
+from compressor.pruning.base import LatencyTable
 
 Place = tuple[str, str]
 """A stack and the name of one of its sub-layers: what is in every layer once."""
@@ -84,8 +86,15 @@ class Values:
         return replace(current.keeping(kept), hidden=current.hidden if whole else tuple(width))
 
 
-Constraint = Callable[[Values], Tensor]
-"""What the Lagrangian drives to a target: a scalar that is 0 with every gate at 1, and differentiable."""
+class Constraint(Protocol):
+    """What the Lagrangian drives to a target: a share of the dense model that goes."""
+
+    @property
+    def what(self) -> str:
+        """What it is a share of, for the training log."""
+
+    def __call__(self, values: Values) -> Tensor:
+        """A scalar for probabilities or open gates: 0 with every gate at 1, at most 1, and differentiable."""
 
 
 class ParameterShare:
@@ -93,6 +102,8 @@ class ParameterShare:
 
     Norms, embeddings and heads don't count, a head or neuron has its part of the output's bias.
     """
+
+    what = "sparsity"
 
     def __init__(self, sizes: Sizes) -> None:
         self.sizes = sizes
@@ -109,3 +120,28 @@ class ParameterShare:
     def __call__(self, values: Values) -> Tensor:
         """A scalar between 0 and 1."""
         return 1 - self.parameters(values) / self.parameters(values.map(torch.ones_like))
+
+
+class TimeShare:
+    """The share of the dense model's time that probabilities or open gates remove, by a latency table.
+
+    A sub-layer takes the time of the units expected in it where it is there (methods: latency-aware, section 7):
+    exact once the gates have decided. Closed hidden dimensions save nothing here, a table is of one hidden width.
+    """
+
+    what = "time"
+
+    def __init__(self, table: LatencyTable) -> None:
+        self.table = table
+
+    def ms(self, values: Values) -> Tensor:
+        """Milliseconds: expected ones if `values` are probabilities."""
+        (attention, heads), (ffn, neurons) = (
+            (values.wholes[place], units.sum(-1))
+            for place, units in sorted(values.units.items(), key=lambda item: item[0][1] == "ffn")
+        )
+        return self.table.expected(attention, heads, ffn, neurons)
+
+    def __call__(self, values: Values) -> Tensor:
+        """A scalar between 0 and 1."""
+        return 1 - self.ms(values) / self.ms(values.map(torch.ones_like))

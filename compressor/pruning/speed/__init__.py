@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.pruning.base import Context, Pruned, Pruner
+from compressor.pruning.base import Context, Pruned, Pruner, Target
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -33,7 +33,6 @@ class Speed(Pruner):
     """
 
     needs_target: ClassVar[bool] = True
-    reads_table: ClassVar[bool] = True
 
     method: Literal["speed"]
     score: Literal["second-order", "fisher", "kprune", "activation", "magnitude", "random"] = "second-order"
@@ -46,6 +45,10 @@ class Speed(Pruner):
     def targets(self) -> frozenset[str]:
         """A speedup over the dense model, or milliseconds."""
         return frozenset({"speedup", "latency_ms"})
+
+    def reads_table(self, target: Target | None) -> bool:
+        """Always: it chooses sizes by what they take."""
+        return True
 
     def check(self, config: PretrainedConfig) -> None:
         """Nothing to find wrong beforehand: how far a model can go is known from its latency table."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Any, Generic, TypeVar
 
 from compressor.pruning.base import Timing
-from compressor.pruning.speed.places import Choice
+
+Choice = TypeVar("Choice")
+"""What is chosen: equal choices are the same model."""
 
 TOLERANCE = 0.02
 """A model may be so much faster than asked; slower it may not be."""
@@ -16,7 +19,7 @@ ROUNDS = 6
 
 
 @dataclass(frozen=True)
-class Attempt:
+class Attempt(Generic[Choice]):
     """A candidate, what the table says of it, what it was measured at, and how far that is of what was asked.
 
     `reach` is 1 where it is exactly as fast as asked, above where it is faster.
@@ -35,14 +38,14 @@ def aim(
     measure: Callable[[Choice], Timing],
     reach: Callable[[Timing], float],
     tolerance: float = TOLERANCE,
-) -> list[Attempt]:
+) -> list[Attempt[Choice]]:
     """Candidates until one is as fast as asked and at most `tolerance` faster; that is the last one, the best.
 
     `asked_ms` is the time to reach by the table's measure. The budget is corrected by the median of what was missed
     so far, so that a noisy measurement does not lead astray. Where `search` finds nothing within a budget, or nothing
     new, the best so far is taken: the slowest that is fast enough, else the fastest.
     """
-    attempts: list[Attempt] = []
+    attempts: list[Attempt[Choice]] = []
     factor = 1.0
     for _ in range(ROUNDS):
         choice = search(asked_ms * factor / (1 + tolerance / 2))
@@ -56,7 +59,7 @@ def aim(
     return sorted(attempts, key=_goodness)
 
 
-def _goodness(attempt: Attempt) -> tuple[bool, float]:
+def _goodness(attempt: Attempt[Any]) -> tuple[bool, float]:
     """Greater is better: fast enough before too slow; then the slower of those, the faster of these."""
     enough = attempt.reach >= 1
     return enough, -attempt.reach if enough else attempt.reach

@@ -39,7 +39,7 @@ class Goal:
             f"{least_ms:.3g} ms are left when all sub-layers but one have gone. The furthest is {most}"
         )
 
-    def report(self, best: Attempt, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    def report(self, best: Attempt[Any], attempts: Sequence[Attempt[Any]]) -> dict[str, Any]:
         """What was asked, what was measured, and how it was come by.
 
         Raises:

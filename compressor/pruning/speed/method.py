@@ -87,7 +87,7 @@ class Search:
     probe: Probe
     menus: Sequence[Menu]
 
-    def attempts(self, goal: Goal) -> list[Attempt]:
+    def attempts(self, goal: Goal) -> list[Attempt[Choice]]:
         """Candidates that were exported and measured, the best last."""
         self.context.tell(f"search for {goal.kind} {goal.value:g}", 0.0)
         coefficients, _ = refine(

@@ -1,4 +1,4 @@
-"""What masks cost a training step: movement pruning against plain distillation, and where the rest goes.
+"""What masks and gates cost a training step: movement and CoFi against plain distillation, and where the rest goes.
 
     python bench/training_step.py --budget 10
 
@@ -22,6 +22,12 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 from compressor.benchmark.machine import fingerprint
 from compressor.files import write_json
+from compressor.models.architecture import structure_of
+from compressor.pruning.base import TrainingPart
+from compressor.pruning.cofi import Cofi
+from compressor.pruning.cofi.masking import Masking
+from compressor.pruning.cofi.training import CofiPart
+from compressor.pruning.cofi.values import ParameterShare
 from compressor.pruning.movement import Movement
 from compressor.pruning.movement.masks import Masks
 from compressor.pruning.movement.patches import Patches
@@ -32,13 +38,14 @@ SHAPES = {
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536},
     "bert-base": {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072},
 }
-CELLS = [("minilm", 32, 32), ("minilm", 16, 128), ("bert-base", 16, 128)]
+CELLS = (("minilm", 32, 32), ("minilm", 16, 128), ("bert-base", 16, 128))
 """Model, batch size, tokens: MiniLM on SST-2's short texts, and the usual 128."""
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "plain": None,
     "hybrid": {},
     "struct": {"variant": "struct"},
     "hybrid, NoNorm and ReLU": {"nonorm": 0.45, "relu": 0.45},
+    "cofi": {"method": "cofi"},
 }
 PURPOSES = {
     "matrix products": ("mm", "bmm", "matmul", "linear", "attention"),
@@ -64,14 +71,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--budget", type=float, default=10.0, metavar="MINUTES")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("bench/results/training_step.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cells = []
-    for shape, batch, length in CELLS:
+    wanted = [cell for cell in CELLS if cell[0] in options.shapes]
+    for shape, batch, length in wanted:
         steps = {name: step_of(shape, batch, length, keys) for name, keys in VARIANTS.items()}
-        compared = compare(steps, 60 * options.budget / len(CELLS))
+        compared = compare(steps, 60 * options.budget / len(wanted))
         profiles = {name: purposes(step) for name, step in steps.items()}
         where = {"shape": shape, "batch_size": batch, "length": length}
         cells.append({**where, **compared, "profile_ms": profiles})
@@ -88,10 +97,7 @@ def step_of(
     torch.manual_seed(0)
     config = BertConfig(num_attention_heads=12, num_labels=2, **SHAPES[shape])
     model: PreTrainedModel = BertForSequenceClassification(config).train().to(device)
-    part = None
-    if keys is not None:
-        movement = Movement(method="movement", **keys)
-        part = MovementPart(Masks(model, movement), Patches(model, movement), movement)
+    part = None if keys is None else part_of(model, keys)
     groups = part.parameter_groups() if part else []
     scores = {id(p) for group in groups for p in group["params"]}
     weights = [p for p in model.parameters() if id(p) not in scores]
@@ -116,6 +122,19 @@ def step_of(
             torch.cuda.synchronize()
 
     return step
+
+
+def part_of(model: PreTrainedModel, keys: dict[str, Any]) -> TrainingPart:
+    """What a method adds to a step, attached to the model."""
+    if keys.get("method") != "cofi":
+        movement = Movement(method="movement", **keys)
+        return MovementPart(Masks(model, movement), Patches(model, movement), movement)
+    structure = structure_of(model)
+    gates = Cofi(**keys).gates(structure)
+    Masking(model, gates)
+    part = CofiPart(gates, ParameterShare(structure.sizes), 1e-2, lambda steps: steps // 2, 0.005, 0)
+    part.aim(0.0, 0.6)
+    return part
 
 
 def compare(steps: dict[str, Step], seconds: float) -> dict[str, Any]:

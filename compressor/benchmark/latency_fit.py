@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import isotonic_regression, nnls
+from scipy.optimize import nnls
 
 from compressor.benchmark.encoder_graph import EncoderShape, Widths
 from compressor.benchmark.latency_plan import (
@@ -25,6 +25,7 @@ from compressor.benchmark.latency_plan import (
     plan,
 )
 from compressor.benchmark.latency_setting import Setting
+from compressor.benchmark.latency_smooth import rising_line
 from compressor.benchmark.latency_table import Curve, LatencyTable
 from compressor.benchmark.statistics import NOISY_WIDTH, Interval
 from compressor.errors import GateError
@@ -33,6 +34,10 @@ TOLERANCE = 0.05
 """A whole model may take so much more or less than a table says."""
 SLOW = 0.05
 """A width that costs so much more than those around it say runs slow."""
+
+
+NORMAL_95 = 1.96
+"""Standard deviations in half a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +106,17 @@ def _curve(shape: EncoderShape, kind: str, timing: Timing) -> Curve:
     constant = max(0.0, each.pop(0))
     slow = _slow(each, spread)
     widths = [units for units in sorted(each) if units not in slow]
-    line = isotonic_regression([each[units] for units in widths]).x
+    below = widths[:-1]  # the whole may be a slow width, and nobody can avoid that by a width next to it
+    line = rising_line(
+        below, [each[units] for units in below], [spread[units] / NORMAL_95 for units in below]
+    )
+    line = np.maximum([*line, max([*line[-1:], each[whole]])], constant)
     noisy = tuple(
         units
         for units, name in had.items()
         if name != REFERENCE and timing.multiples[name].half_width > NOISY_WIDTH
     )
-    return Curve(tuple(widths), tuple(np.maximum(line, constant).tolist()), constant, slow, noisy)
+    return Curve(tuple(widths), tuple(line.tolist()), constant, slow, noisy)
 
 
 def _slow(each: Mapping[int, float], spread: Mapping[int, float]) -> dict[int, float]:
@@ -118,7 +127,8 @@ def _slow(each: Mapping[int, float], spread: Mapping[int, float]) -> dict[int, f
         below = next(width for width in reversed(widths[:number]) if width not in slow)
         above = widths[number + 1]
         said = float(np.interp(units, [below, above], [each[below], each[above]]))
-        if each[units] > (1 + SLOW) * said + spread[units]:
+        doubt = spread[units] + max(spread.get(below, 0.0), spread.get(above, 0.0))
+        if each[units] > (1 + SLOW) * said + doubt:
             slow[units] = each[units]
     return slow
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from compressor.benchmark import latency_fit, latency_measuring
+from compressor.benchmark.latency_fit import missed, refuse_misfit
 from compressor.benchmark.latency_measuring import load_or_measure, measure_table
 from compressor.benchmark.latency_plan import PROBE, ffn_levels, groups, head_levels, plan
 from compressor.benchmark.latency_setting import Setting
@@ -109,6 +110,22 @@ def test_a_noisy_machine_is_named_as_the_reason():
         GateError, match=r"not quiet: that time is uncertain by 20%; other processes ran: make"
     ):
         measure_table(SETTING, busy, **AT_LEISURE)
+
+
+@pytest.mark.parametrize(
+    ("error", "uncertain", "refused"),
+    [(0.04, 0.01, False), (0.08, 0.04, False), (0.08, 0.01, True), (0.12, 0.3, True), (-0.07, 0.01, True)],
+)
+def test_a_whole_model_may_miss_by_as_much_as_it_is_uncertain_but_not_by_anything(error, uncertain, refused):
+    table = measure_table(SETTING, Stopwatch(), **AT_LEISURE)
+    row = table.check["probes"][0] | {"error": error, "uncertain": uncertain}
+    table = replace(table, check=table.check | {"probes": [row]})
+    assert missed(table) == ([] if abs(error) <= 0.05 else ["probe-dense"])
+    if refused:
+        with pytest.raises(GateError, match="is refused"):
+            refuse_misfit(SETTING, table)
+    else:
+        refuse_misfit(SETTING, table)
 
 
 def test_one_factor_between_stacks_and_whole_models_is_no_misfit():

@@ -92,16 +92,17 @@ def test_the_fastest_within_a_loss(recipe: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("made_up_clock")
-def test_a_speed_of_the_quantized_model(recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("goal", ["speedup: 2", "max_metric_drop: 0.9"])
+def test_targets_of_the_quantized_model(goal: str, recipe: Path, tmp_path: Path) -> None:
     text = recipe.read_text(encoding="utf-8")
-    recipe.write_text(
-        text.replace("  - export: {}", "  - export: {}\n  - quantize: {mode: dynamic}"), encoding="utf-8"
-    )
+    quantized = text.replace("  - export: {}", "  - export: {}\n  - quantize: {mode: dynamic}")
+    recipe.write_text(quantized, encoding="utf-8")
     output = tmp_path / "run"
-    found = run(recipe, output, "--set", "target={speedup: 2, at: {precision: int8}}")
+    found = run(recipe, output, "--set", f"target={{{goal}, at: {{precision: int8}}}}")
     assert "pruned_int8" in found["variants"]
-    record = json.loads((output / "prune" / "stage.json").read_text(encoding="utf-8"))
-    assert record["info"]["members"]["pruned"]["precision"] == "int8"
+    (aims,) = found["aims"]
+    assert aims["members"]["pruned"]["precision"] == "int8"
+    assert "What was aimed at" in (output / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("precision", "mode"), [("int8", "dynamic"), ("auto", "auto")])

@@ -138,12 +138,13 @@ def test_a_run_that_the_budget_ends_is_not_finished(tmp_path: Path, monkeypatch:
 
     class Process:
         def __init__(self, command: list[str]) -> None:
+            self.command = command
             seen.append(command)
 
         def wait(self, timeout: float | None = None) -> int:
             if timeout is not None and timeout < 2:
                 raise runs.subprocess.TimeoutExpired("run", timeout)
-            return 0 if "good" in seen[-1][4] else 3
+            return 0 if "good.yaml" in self.command[4] else 3
 
         def send_signal(self, number: int) -> None:
             seen.append([str(number)])

@@ -89,10 +89,10 @@ def test_slow_widths_are_found_and_avoided(table):
 @pytest.mark.parametrize("seed", range(5))
 def test_time_never_falls_as_width_grows_whatever_the_noise(seed, monkeypatch):
     monkeypatch.setattr(latency_fit, "TOLERANCE", 1.0)
-    table = measure_table(SETTING, Stopwatch(noise=0.03, seed=seed), **AT_LEISURE)
+    table = measure_table(SETTING, Stopwatch(noise=0.03, seed=seed, width=0.05), **AT_LEISURE)
     for curve in (table.attention, table.ffn):
         assert all(0 <= a <= b for a, b in pairwise([curve.constant, *curve.ms]))
-    assert table.dense_ms == pytest.approx(true_ms([SHAPE.dense] * SHAPE.layers), rel=0.1)
+    assert table.dense_ms == pytest.approx(true_ms([SHAPE.dense] * SHAPE.layers), rel=0.12)
 
 
 def test_what_whole_models_belie_is_refused_and_not_stored(tmp_path):

@@ -93,7 +93,7 @@ def test_the_fastest_within_a_loss(recipe: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("made_up_clock")
 @pytest.mark.parametrize("goal", ["speedup: 2", "max_metric_drop: 0.9"])
-def test_targets_of_the_quantized_model(goal: str, recipe: Path, tmp_path: Path) -> None:
+def test_targets_of_int8_models(goal: str, recipe: Path, tmp_path: Path) -> None:
     text = recipe.read_text(encoding="utf-8")
     quantized = text.replace("  - export: {}", "  - export: {}\n  - quantize: {mode: dynamic}")
     recipe.write_text(quantized, encoding="utf-8")

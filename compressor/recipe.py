@@ -20,6 +20,7 @@ from compressor.schema import Keys, suggest
 from compressor.stages.base import TEACHER, Stage
 from compressor.stages.chain import STAGES, Outline, Problem, build_chain, check_order, stage_ids
 from compressor.stages.prune import Prune
+from compressor.stages.quantize import Quantize
 from compressor.stages.release import UNJUDGED, GateKeys, Limit, cell_of, judged
 from compressor.tasks.schema import UNLABELLED, TaskKeys
 from compressor.yamlfile import Document, parse_value, read_yaml
@@ -231,6 +232,7 @@ def check_references(recipe: Recipe) -> Iterator[Problem]:
         if pruner.needs_target and recipe.target is None:
             goals = " or ".join(sorted(pruner.targets))
             yield ("target",), f"is missing: {pruner.method} needs a {goals} to aim at"
+    yield from _check_precision(recipe)
     if recipe.task.type in UNLABELLED:
         yield from _check_teachers(recipe)
     chain = build_chain(recipe.stages, recipe.baseline)
@@ -251,6 +253,21 @@ def check_references(recipe: Recipe) -> Iterator[Problem]:
     for gate, judges in judged(recipe.gates, recipe.release, chain.final, chain.variants).items():
         if not judges:
             yield ("gates", gate), UNJUDGED[gate]
+
+
+def _check_precision(recipe: Recipe) -> Iterator[Problem]:
+    """A target that is meant in another precision than fp32 is for who has tables of it, and the chain gets there."""
+    asked = recipe.target.at.precision if recipe.target else "fp32"
+    if asked == "fp32":
+        return
+    at = ("target", "at", "precision")
+    pruners = [stage.pruner for stage in recipe.stages if isinstance(stage, Prune)]
+    others = [pruner.method for pruner in pruners if asked not in pruner.precisions]
+    if others:
+        yield at, f"{others[0]} times models in fp32 only; leave it out"
+    mode = {"int8": "dynamic", "auto": "auto"}[asked]
+    if not any(isinstance(stage, Quantize) and stage.mode == mode for stage in recipe.stages):
+        yield at, f"{asked} is what `quantize: {{mode: {mode}}}` makes: end the chain with it"
 
 
 def _check_teachers(recipe: Recipe) -> Iterator[Problem]:

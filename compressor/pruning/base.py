@@ -27,19 +27,30 @@ if TYPE_CHECKING:
 
 
 Positive = Annotated[float, Field(gt=0)]
+Precision = Literal["fp32", "int8"]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
 class At(Keys):
-    """The benchmark cell a target is meant for; the first one at fp32 by default."""
+    """The benchmark cell a target is meant for, the first one by default, and in which precision it counts.
+
+    int8 is what `quantize: {mode: dynamic}` makes; auto takes fp32 or int8, as loses less. Speedups are over the
+    dense model in fp32, or in the `same-precision`.
+    """
 
     provider: str | None = None
     threads: int | None = None
     batch_size: int | None = None
     sequence_length: int | None = None
-    precision: Literal["fp32"] = "fp32"
-    relative_to: Literal["dense-fp32"] = "dense-fp32"
+    precision: Literal["fp32", "int8", "auto"] = "fp32"
+    relative_to: Literal["dense-fp32", "same-precision"] = "dense-fp32"
+
+    @model_validator(mode="after")
+    def _one_dense_model(self) -> At:
+        if self.precision == "auto" and self.relative_to == "same-precision":
+            raise ValueError("precision auto compares precisions: its speedups are over dense-fp32")
+        return self
 
     def cell(self, cells: Sequence[Cell]) -> Cell | None:
         """The first of `cells` that it speaks of, if any."""
@@ -220,10 +231,12 @@ class Context(Protocol):
     def latency(self, models: Mapping[str, Callable[[], PreTrainedModel]]) -> dict[str, float]:
         """Median milliseconds of models, exported, in the cell that the target means; measured once a machine."""
 
-    def latency_table(self) -> LatencyTable:
+    def latency_table(self, precision: Precision = "fp32") -> LatencyTable:
         """What the model's sub-layers take in the cell that the target means; measured once a machine."""
 
-    def timing(self, name: str, model: Callable[[], PreTrainedModel]) -> Timing:
+    def timing(
+        self, name: str, model: Callable[[], PreTrainedModel], precision: Precision = "fp32"
+    ) -> Timing:
         """A model, exported and measured in that cell beside the dense one; once a machine and name."""
 
     def structure(self, stage: str) -> Structure:
@@ -252,8 +265,8 @@ class Context(Protocol):
     def evaluate(self, model: PreTrainedModel) -> float:
         """The primary metric on the selection split."""
 
-    def score(self, model: PreTrainedModel) -> float:
-        """The same, turned so that more is better; a number below any other where it is none."""
+    def score(self, model: PreTrainedModel, precision: Precision = "fp32") -> float:
+        """The same, turned so that more is better; a number below any other where it is none. Of int8 as exported."""
 
     def batches(self) -> Iterable[dict[str, Tensor]]:
         """Model inputs of the selection split, batch by batch."""
@@ -279,6 +292,9 @@ class Pruner(Keys):
     """Whether it must have one of the goals in `targets`."""
     whole_layers: ClassVar[bool] = False
     """Whether it drops layers whole and nothing inside them: all that can be done where layers are one."""
+
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    """What `target.at.precision` may be."""
 
     method: str
 

@@ -8,6 +8,7 @@ import yaml
 from compressor.cell import Cell
 from compressor.files import write_text
 from compressor.report import plots
+from compressor.report.aims import aim_curves, aim_rows
 from compressor.report.anatomy import kept_summary, structures_of
 from compressor.report.fields import (
     MISSING,
@@ -65,6 +66,8 @@ def write_report(results: Results, run_folder: Path) -> Path:
         structures=[(listed(n), kept_summary(s), structure_picture(s)) for n, s in structures_of(results)],
         training=plots.training_curves(results),
         tried=tried_rows(results),
+        aims=aim_rows(results),
+        aim_curves=aim_curves(results),
         other_metrics=other_metric_rows(results),
         checks=check_rows(results),
         latency=latency_rows(results),

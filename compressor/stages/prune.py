@@ -51,8 +51,10 @@ class Prune(Stage):
 
     @property
     def uses_metric(self) -> bool:
-        """Whether its method chooses by the task's metric."""
-        return self.pruner.uses_metric
+        """Whether its method chooses by the task's metric, always or for such a target."""
+        target = self.target
+        chosen = target is not None and (target.max_metric_drop is not None or target.at.precision == "auto")
+        return self.pruner.uses_metric or chosen
 
     def effort(self, config: PretrainedConfig) -> float:
         """A search may train many times."""
@@ -68,8 +70,8 @@ class Prune(Stage):
         return found
 
     def circumstances(self, benchmark: BenchmarkKeys, gates: GateKeys) -> Any:
-        """A method that aims at a time depends on this machine, and on the cell that is meant."""
-        if self.target is None or not self.target.timed:
+        """A method that goes by times depends on this machine, and on the cell that is meant."""
+        if self.target is None or not (self.target.timed or self.pruner.reads_table(self.target)):
             return None
         from compressor.benchmark.machine import fingerprint, machine_key
 

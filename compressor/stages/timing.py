@@ -14,26 +14,30 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from compressor.cell import Cell
+    from compressor.stages.latency import Precision
 
-Models = Mapping[str, Callable[[], "PreTrainedModel"]]
-"""By name how each is made, so that only one at a time is in memory."""
+Models = Mapping[str, Callable[[], "PreTrainedModel"] | Path]
+"""By name how each is made, so that only one at a time is in memory, or where it lies exported."""
 
 
-def time_models(work: Work, cell: Cell, models: Models) -> dict[str, Any]:
+def time_models(
+    work: Work, cell: Cell, models: Models, precisions: Mapping[str, Precision] | None = None
+) -> dict[str, Any]:
     """Median milliseconds of every model in `cell`, speedups over the first, and the harness's conditions.
 
-    All are timed in turns in the same fresh processes, as the variants of a run are.
+    All are timed in turns in the same fresh processes, as the variants of a run are; in fp32 where `precisions` (by
+    name) says nothing else.
     """
     from compressor.benchmark.harness import measure
-    from compressor.onnx.export import export_onnx
 
-    keys = work.benchmark
+    keys, precisions = work.benchmark, precisions or {}
     with TemporaryDirectory(dir=work.scratch) as folder:
-        files = {name: Path(folder) / name / MODEL_FILE for name in models}
-        for number, (name, make) in enumerate(models.items()):
-            work.progress(f"export {name} to time it", number / len(models))
-            files[name].parent.mkdir()
-            export_onnx(make(), work.data.kind.optimum_task, Export().opset, files[name])
+        files = {}
+        for number, (name, made) in enumerate(models.items()):
+            files[name] = made if isinstance(made, Path) else Path(folder) / name / MODEL_FILE
+            if not isinstance(made, Path):
+                work.progress(f"export {name} to time it", number / len(models))
+                export_as(work, made(), files[name], precisions.get(name, "fp32"))
         measured = measure(
             files,
             [cell],
@@ -47,6 +51,21 @@ def time_models(work: Work, cell: Cell, models: Models) -> dict[str, Any]:
         "speedup": {name: rows[0] for name, rows in measured.speedup.items()},
         "conditions": measured.conditions[0],
     }
+
+
+def export_as(work: Work, model: PreTrainedModel, file: Path, precision: Precision) -> None:
+    """Write `file`, in a new folder, as `export` and `quantize` make it where a recipe says nothing more."""
+    from compressor.onnx.export import export_onnx
+    from compressor.onnx.quantize import quantize
+    from compressor.stages.latency import scheme_of
+
+    scheme = scheme_of(precision)
+    exported = file.with_name(f"fp32-{file.name}") if scheme else file
+    file.parent.mkdir()
+    export_onnx(model, work.data.kind.optimum_task, Export().opset, exported)
+    if scheme:
+        quantize(exported, file, scheme)
+        exported.unlink()
 
 
 def dense_like(model: PreTrainedModel) -> PreTrainedModel:

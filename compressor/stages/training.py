@@ -11,16 +11,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import UserError
 from compressor.executors import ExecutorKeys, run_all
 from compressor.files import appearing, digest, read_json, sha256, write_json
 from compressor.models.structure import Structure
-from compressor.pruning.base import At, Context, Job, Result, Target, Timing
+from compressor.pruning.base import At, Context, Job, Precision, Result, Target, Timing
 from compressor.schema import Distill, TeacherModel, TrainingKeys, steps_in
 from compressor.stages.base import Data, Work, write_outputs
-from compressor.stages.timing import Models, dense_like, time_models
+from compressor.stages.export import MODEL_FILE
+from compressor.stages.timing import Models, dense_like, export_as, time_models
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,31 +108,46 @@ class TaskContext:
         times: dict[str, float] = read_json(stored)["p50_ms"]
         return times
 
-    def latency_table(self) -> LatencyTable:
+    def latency_table(self, precision: Precision = "fp32") -> LatencyTable:
         """The table of the source's encoder in the cell that the target means."""
         from compressor.benchmark.latency_table import LatencyTable
         from compressor.models.checkpoint import read_config
         from compressor.stages.latency import latency_table
 
         def make(path: Path) -> None:
-            table = latency_table(read_config(self.work.source), self._cell, progress=self.work.progress)
+            config = read_config(self.work.source)
+            table = latency_table(config, self._cell, precision, progress=self.work.progress)
             write_json(path, table.to_json())
 
-        stored = self.kept("latency-table", *self._where) / "table.json"
+        stored = self.kept("latency-table", *self._where, precision) / "table.json"
         self.once(stored, make)
         return LatencyTable.from_json(read_json(stored))
 
-    def timing(self, name: str, model: Callable[[], PreTrainedModel]) -> Timing:
+    def timing(
+        self, name: str, model: Callable[[], PreTrainedModel], precision: Precision = "fp32"
+    ) -> Timing:
         """How fast a model is beside the dense one, in short: what is released is measured again at length."""
         quick = {"seconds": min(SECONDS, self.work.benchmark.seconds), "processes": PROCESSES}
         work = replace(self.work, benchmark=self.work.benchmark.model_copy(update=quick))
-        models = {"dense": lambda: dense_like(self.model()), "pruned": model}
-        stored = self.kept("timing", *self._where, name) / "timing.json"
-        self.once(stored, lambda path: write_json(path, time_models(work, self._cell, models)))
+        same = self.target is not None and self.target.at.relative_to == "same-precision"
+        base: Precision = precision if same else "fp32"
+
+        def make(path: Path) -> None:
+            models: Models = {"dense": self._exported_dense(base), "pruned": model}
+            write_json(path, time_models(work, self._cell, models, {"pruned": precision}))
+
+        stored = self.kept("timing", *self._where, name, base, precision) / "timing.json"
+        self.once(stored, make)
         times = read_json(stored)
         row = times["speedup"]["pruned"]
         low, high = row["ci95"]
         return Timing(times["p50_ms"]["pruned"], row["value"], (low, high), row["noisy"])
+
+    def _exported_dense(self, precision: Precision) -> Path:
+        """The dense model's file: exported once, as many are timed beside it."""
+        folder = self.work.scratch / f"dense-{precision}"
+        self.once(folder, lambda f: export_as(self.work, dense_like(self.model()), f / MODEL_FILE, precision))
+        return folder / MODEL_FILE
 
     @property
     def _cell(self) -> Cell:
@@ -229,9 +246,10 @@ class TaskContext:
         if self.learned and self.work.is_main:
             save_file(dict(self.learned), folder / FILE)
 
-    def score(self, model: PreTrainedModel) -> float:
+    def score(self, model: PreTrainedModel, precision: Precision = "fp32") -> float:
         """The primary metric on the selection split, turned so that more is better; `LEAST` if it is no number."""
-        task, value = self.work.data.task, self.evaluate(model)
+        task = self.work.data.task
+        value = self.evaluate(model) if precision == "fp32" else self._exported_metric(model, precision)
         if math.isnan(value):
             return LEAST
         return value if task.higher_is_better(task.primary) else -value
@@ -306,6 +324,19 @@ class TaskContext:
             torch_runner(model), features, collate, task.output_names, work.progress, title="evaluate"
         )
         rows = task.predictions(outputs, features, work.data.frame(split, work.progress))
+        return task.judged(rows)
+
+    def _exported_metric(self, model: PreTrainedModel, precision: Precision) -> float:
+        """As `evaluate`, of the exported and quantized model, by onnxruntime."""
+        from compressor.stages.evaluate import predict
+
+        work, task = self.work, self.work.data.task
+        frame = work.data.frame("selection", work.progress)
+        with TemporaryDirectory(dir=work.scratch) as folder:
+            file = Path(folder) / "model" / MODEL_FILE
+            export_as(work, model, file, precision)
+            title = f"evaluate in {precision}"
+            rows = predict(task, work.tokenizer(), file, frame, work.progress, title)[1]
         return task.judged(rows)
 
 

@@ -33,11 +33,11 @@ def recipe(tmp_path: Path) -> Path:
 def made_up_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times by a table that needs no machine."""
 
-    def timing(_self: TaskContext, _name: str, model: Callable[[], Any]) -> Timing:
+    def timing(_self: TaskContext, _name: str, model: Callable[[], Any], _precision: str = "fp32") -> Timing:
         ms = TABLE.time(structure_of(model()))
         return Timing(ms, TABLE.dense_ms / ms, (TABLE.dense_ms / ms,) * 2, False)
 
-    monkeypatch.setattr(TaskContext, "latency_table", lambda _self: TABLE)
+    monkeypatch.setattr(TaskContext, "latency_table", lambda _self, _precision="fp32": TABLE)
     monkeypatch.setattr(TaskContext, "timing", timing)
 
 
@@ -78,7 +78,41 @@ def test_a_speed_out_of_reach_ends_the_run_with_one_message(
 def test_a_target_must_be_named(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", str(recipe)]) == 2
     said = capsys.readouterr()
-    assert "speed needs a latency_ms or speedup to aim at" in said.out + said.err
+    assert "speed needs a latency_ms or max_metric_drop or speedup to aim at" in said.out + said.err
+
+
+@pytest.mark.usefixtures("made_up_clock")
+def test_the_fastest_within_a_loss(recipe: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    run(recipe, output, "--set", "target={max_metric_drop: 0.9}")
+    record = json.loads((output / "prune" / "stage.json").read_text(encoding="utf-8"))
+    report = record["info"]["members"]["pruned"]
+    assert all(row["drop"] <= 0.9 for row in report["tried"])
+    assert report["measured"]["speedup"] > 5
+
+
+@pytest.mark.usefixtures("made_up_clock")
+@pytest.mark.parametrize("goal", ["speedup: 2", "max_metric_drop: 0.9"])
+def test_targets_of_int8_models(goal: str, recipe: Path, tmp_path: Path) -> None:
+    text = recipe.read_text(encoding="utf-8")
+    quantized = text.replace("  - export: {}", "  - export: {}\n  - quantize: {mode: dynamic}")
+    recipe.write_text(quantized, encoding="utf-8")
+    output = tmp_path / "run"
+    found = run(recipe, output, "--set", f"target={{{goal}, at: {{precision: int8}}}}")
+    assert "pruned_int8" in found["variants"]
+    (aims,) = found["aims"]
+    assert aims["members"]["pruned"]["precision"] == "int8"
+    assert "What was aimed at" in (output / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("precision", "mode"), [("int8", "dynamic"), ("auto", "auto")])
+def test_another_precision_needs_the_stage_that_makes_it(
+    recipe: Path, precision: str, mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = f"target={{speedup: 2, at: {{precision: {precision}}}}}"
+    assert main(["validate", str(recipe), "--set", target]) == 2
+    said = capsys.readouterr()
+    assert f"quantize: {{mode: {mode}}}" in said.out + said.err
 
 
 @pytest.mark.slow

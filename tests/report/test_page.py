@@ -244,3 +244,26 @@ def test_what_quantization_tried(results: dict, tmp_path: Path) -> None:
     assert "dynamic per tensor" in page
     assert "not faster" in page
     assert "2.00x [1.90, 2.10]" in page
+
+
+def aimed(kind: str, value: float, **more: object) -> dict:
+    measured = {"ms": 9.1, "speedup": 2.03, "ci95": [2.0, 2.05], "noisy": False}
+    curve = [{"speedup": 1.5, "cost": 0.01}, {"speedup": 2, "cost": 0.04}]
+    return {"asked": {kind: value}, "measured": measured, "divergence": 0.034, "curve": curve, **more}
+
+
+def test_what_was_asked_and_what_the_search_found_on_its_way(results: dict, tmp_path: Path) -> None:
+    speed = aimed(
+        "speedup", 2.0, recovered=0.021, precision="int8", attempts=[[9, 9.3, 0.98], [8.9, 9.1, 1.01]]
+    )
+    loss = aimed(
+        "max_metric_drop", 0.01, tried=[{"speedup": 3, "drop": 0.04}, {"speedup": 1.7, "drop": 0.01}]
+    )
+    results["aims"] = [{"stage": "prune", "members": {"2x": speed, "d1": loss}}]
+    text = Reader(report(results, tmp_path)).text
+    assert "What was aimed at" in text
+    assert "2x 2x 2.03x, 9.1 ms int8 0.021 2" in text
+    assert "d1 at most 1 points lost 2.03x, 9.1 ms fp32 0.034 2" in text
+    assert "points lost, selection split" in text
+    results["aims"] = []
+    assert "What was aimed at" not in Reader(report(results, tmp_path)).text

@@ -67,7 +67,7 @@ class TimeEnd:
     @property
     def dense_ms(self) -> float:
         """The dense model's time by the table."""
-        return self.goal.table.dense_ms
+        return self.goal.dense_ms
 
     @property
     def share(self) -> float:
@@ -97,8 +97,8 @@ class TimeEnd:
         def measure(name: str) -> Timing:
             return self.context.timing(name, lambda: slice_model(self.context.model(), found[name][1]))
 
-        *_, best = attempts = aim(self.goal.asked_ms, search, predict, measure, self.goal.reach)
-        return found[best.choice][0], self.goal.report(best, attempts)
+        attempts = aim(self.goal.asked_ms, search, predict, measure, self.goal.reach)
+        return found[attempts[-1].choice][0], self.goal.report(attempts)
 
 
 def within(part: CofiPart, least: float) -> Values | None:
@@ -124,7 +124,8 @@ def ends_of(keys: Cofi, structure: Structure, context: Context) -> list[End]:
     table = context.latency_table()
     time, kind = TimeShare(table), target.given()[0]
     timed = [
-        TimeEnd(member, Goal(kind, value, table), time, structure, context) for member, value in goals.items()
+        TimeEnd(member, Goal(kind, value, table.dense_ms), time, structure, context)
+        for member, value in goals.items()
     ]
     most = keys.most(time, structure)
     for end in timed:

@@ -7,22 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressor.errors import GateError, UserError
-from compressor.pruning.base import LatencyTable, Timing
+from compressor.pruning.base import Timing
 from compressor.pruning.speed.aim import Attempt
 
 
 @dataclass(frozen=True)
 class Goal:
-    """One thing asked for: `speedup` times faster than dense, or `latency_ms`."""
+    """One time asked for: `speedup` times faster than dense, or `latency_ms`.
+
+    `dense_ms` is what the dense model takes that speedups are over, by the measure of the table that is used.
+    """
 
     kind: str
     value: float
-    table: LatencyTable
+    dense_ms: float
 
     @property
     def asked_ms(self) -> float:
         """The time to reach, by the table."""
-        return self.table.dense_ms / self.value if self.kind == "speedup" else self.value
+        return self.dense_ms / self.value if self.kind == "speedup" else self.value
 
     def reach(self, timing: Timing) -> float:
         """How much of it was reached: 1 is exactly as fast as asked."""
@@ -32,19 +35,19 @@ class Goal:
         """Raise UserError where even a model of hardly anything takes longer."""
         if self.asked_ms >= least_ms:
             return
-        dense = self.table.dense_ms
-        most = f"{dense / least_ms:.3g}x" if self.kind == "speedup" else f"{least_ms:.3g} ms"
+        most = f"{self.dense_ms / least_ms:.3g}x" if self.kind == "speedup" else f"{least_ms:.3g} ms"
         raise UserError(
-            f"target.{self.kind} {self.value:g} cannot be reached here: the dense model takes {dense:.3g} ms, and "
-            f"{least_ms:.3g} ms are left when all sub-layers but one have gone. The furthest is {most}"
+            f"target.{self.kind} {self.value:g} cannot be reached here: the dense model takes {self.dense_ms:.3g} "
+            f"ms, and {least_ms:.3g} ms are left when all sub-layers but one have gone. The furthest is {most}"
         )
 
-    def report(self, best: Attempt[Any], attempts: Sequence[Attempt[Any]]) -> dict[str, Any]:
-        """What was asked, what was measured, and how it was come by.
+    def report(self, attempts: Sequence[Attempt[Any]]) -> dict[str, Any]:
+        """What was asked, what was measured, and how it was come by; the best of `attempts` is the last.
 
         Raises:
             GateError: the exported model is certainly slower than asked.
         """
+        best = attempts[-1]
         timing = best.timing
         value = timing.speedup if self.kind == "speedup" else timing.ms
         if best.reach < 1 and timing.ci95[1] / timing.speedup * best.reach < 1:

@@ -1,155 +1,149 @@
-"""The method: latency table, database, costs, and for every target search, measurement and recovery."""
+"""The method: one origin for all targets; for each of them candidates, the best of which is settled on."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from compressor.files import digest
-from compressor.models.gates import Gates
-from compressor.models.slicing import slice_model
-from compressor.models.structure import Structure
-from compressor.pruning.base import Context, LatencyTable, Pruned, Timing, members_of
-from compressor.pruning.speed.aim import Attempt, aim
-from compressor.pruning.speed.database import Database, store
-from compressor.pruning.speed.divergence import Probe
+from compressor.errors import GateError, UserError
+from compressor.models.architecture import structure_of
+from compressor.pruning.base import At, Context, Precision, Pruned, members_of
+from compressor.pruning.speed.bounded import Bounded
+from compressor.pruning.speed.candidates import Candidates
 from compressor.pruning.speed.goal import Goal
-from compressor.pruning.speed.moments import Batch, input_moments
-from compressor.pruning.speed.places import Choice, Key, Place, Units, places_of
-from compressor.pruning.speed.recovery import second_pass
-from compressor.pruning.speed.scores import ORDERS, Evidence
-from compressor.pruning.speed.search import Menu, choose, refine
-from compressor.pruning.speed.sizes import price, probed, sizes_of, without
+from compressor.pruning.speed.gradual import climbed
+from compressor.pruning.speed.origin import Origin
+from compressor.pruning.speed.places import Choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from compressor.pruning.speed import Speed
 
-VERSION = 1
-"""Raised when databases of older code mean something else."""
-CALIBRATION_TOKENS, PROBE_TOKENS = 50_000, 16_000
-"""Tokens of calibration and probe examples at most, whatever their number: what a CPU does in minutes."""
-CURVE = (1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6, 8, 10, 15)
-"""Speedups at which the report shows what the search expects to lose."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A candidate that meets a target, how, and how good it is beside those of other precisions."""
+
+    candidates: Candidates
+    choice: Choice
+    report: dict[str, Any]
+    worth: float = 0.0
 
 
 def prune(keys: Speed, model: PreTrainedModel, context: Context) -> Iterator[Pruned]:
     """A model for every target."""
     assert context.target is not None
-    table, places = context.latency_table(), places_of(model)
-    goals = {
-        member: Goal(context.target.given()[0], value or 0.0, table)
-        for member, value in members_of(context.target).items()
+    origin = Origin(keys, model, context)
+    every = [_candidates(origin, precision) for precision in precisions_of(context.target.at)]
+    kind = context.target.given()[0]
+    members = {member: value or 0.0 for member, value in members_of(context.target).items()}
+    for value in members.values() if kind != "max_metric_drop" else ():
+        _reachable(every, kind, value)
+    for member, value in members.items():
+        if kind == "max_metric_drop":
+            found = [_bounded(candidates, value) for candidates in every]
+        else:
+            found = _aimed(_reachable(every, kind, value), member)
+        best = max(found, key=lambda one: one.worth)
+        origin = best.candidates.origin
+        losses = origin.settle(best.choice)
+        structure = origin.database.structure_of(best.choice)
+        report = {"precision": best.candidates.precision, **best.report, **losses}
+        yield Pruned(origin.model, structure, report | {"curve": list(best.candidates.curve())}, member)
+
+
+def precisions_of(at: At) -> list[Precision]:
+    """The precisions that models are looked for in."""
+    return ["fp32", "int8"] if at.precision == "auto" else [at.precision]
+
+
+def _candidates(origin: Origin, precision: Precision) -> Candidates:
+    """Candidates of one precision; the time of the dense model that speedups are over is measured where need be."""
+    context, table = origin.context, origin.context.latency_table(precision)
+    assert context.target is not None
+    if precision == "fp32" or context.target.at.relative_to == "same-precision":
+        return Candidates(origin, table, precision, table.dense_ms)
+    ratio = context.timing("source", context.model, precision).speedup
+    return Candidates(origin, table, precision, ratio * table.time(structure_of(origin.model)))
+
+
+def _reachable(every: Sequence[Candidates], kind: str, value: float) -> list[tuple[Candidates, Goal]]:
+    """The candidates that can come so far, each with its goal.
+
+    Raises:
+        UserError: none can.
+    """
+    able, error = [], None
+    for candidates in every:
+        goal = Goal(kind, value, candidates.dense_ms)
+        try:
+            goal.check(candidates.least_ms)
+            able.append((candidates, goal))
+        except UserError as unable:
+            error = unable
+    if error and not able:
+        raise error
+    return able
+
+
+def _aimed(able: Sequence[tuple[Candidates, Goal]], member: str) -> list[Found]:
+    """Of every precision the candidate that is as fast as asked; worth is the metric on the selection split.
+
+    Raises:
+        GateError: none was measured to be.
+    """
+    found, error = [], None
+    for candidates, goal in able:
+        here = candidates.at(climbed(candidates, goal.asked_ms, member))
+        attempts = here.attempts(goal)
+        choice = attempts[-1].choice
+        try:
+            report = goal.report(attempts)
+        except GateError as unable:
+            error = unable
+            continue
+        worth = 0.0
+        if len(able) > 1:
+            here.origin.settle(choice)
+            worth = here.origin.score(choice, here.precision)
+            report["compared"] = worth
+        found.append(Found(here, choice, report, worth))
+    if error and not found:
+        raise error
+    return found
+
+
+def _bounded(candidates: Candidates, allowed: float) -> Found:
+    """The fastest candidate of a precision that loses no more than `allowed`; worth is its measured speedup.
+
+    Raises:
+        GateError: none loses so little.
+    """
+    origin, most = candidates.origin, candidates.dense_ms / candidates.least_ms
+    whole = origin.context.score(origin.context.model())
+
+    def drop(choice: Choice) -> float:
+        origin.settle(choice)
+        return whole - origin.score(choice, candidates.precision)
+
+    search = Bounded(
+        allowed,
+        lambda speed, coefficients: candidates.within(candidates.dense_ms / speed, coefficients),
+        lambda speed: candidates.refined(candidates.dense_ms / speed),
+        drop,
+    )
+    choice = search.furthest(candidates.even, most)
+    log.info("speed: on the selection split %s are lost", search.curve())
+    timing = candidates.measure(choice)
+    report = {
+        "asked": {"max_metric_drop": allowed},
+        "measured": timing._asdict(),
+        "predicted_ms": candidates.predicted(choice),
+        "tried": search.tried,
     }
-    menus = sizes_of(places, table)
-    rest = without(model, places, table)
-    least = rest + min(ms for menu in menus.values() for n, ms in zip(menu.units, menu.ms, strict=True) if n)
-    for goal in goals.values():
-        goal.check(least)
-    batches = context.sample("train", keys.calibration, CALIBRATION_TOKENS)
-    database = _database(keys, model, places, batches, context)
-    probe = Probe(model, context.sample("selection", keys.probes, PROBE_TOKENS))
-    priced = _priced(menus, database, probe, context)
-    search = Search(keys, context, table, rest, least, database, probe, priced)
-    curve = list(search.curve())
-    for member, goal in goals.items():
-        model.cpu()  # scoring the member before may have moved it, away from the probe
-        database.restore()
-        *_, best = attempts = search.attempts(goal)
-        structure = database.structure_of(best.choice)
-        database.apply(best.choice)
-        report = goal.report(best, attempts) | {"curve": curve}
-        with Gates(model, structure):
-            report["divergence"] = probe.loss()
-            if keys.recover:
-                report["recovered"] = _recovered(model, structure, batches, probe, context)
-        if report.get("recovered", 0.0) > report["divergence"]:
-            database.apply(best.choice)
-        yield Pruned(model, structure, report, member)
-
-
-@dataclass(frozen=True)
-class Search:
-    """What the search for one target needs: the priced sizes, and the true loss of a candidate."""
-
-    keys: Speed
-    context: Context
-    table: LatencyTable
-    rest_ms: float
-    """What the model takes without any of its places."""
-    least_ms: float
-    """What it takes with the cheapest of them alone: less is not aimed at."""
-    database: Database
-    probe: Probe
-    menus: Sequence[Menu]
-
-    def attempts(self, goal: Goal) -> list[Attempt[Choice]]:
-        """Candidates that were exported and measured, the best last."""
-        self.context.tell(f"search for {goal.kind} {goal.value:g}", 0.0)
-        coefficients, _ = refine(
-            self.menus, goal.asked_ms - self.rest_ms, self._loss, self.keys.search, self.context.seed
-        )
-        return aim(
-            goal.asked_ms,
-            lambda budget: choose(self.menus, max(budget, self.least_ms) - self.rest_ms, coefficients),
-            lambda choice: self.table.time(self.database.structure_of(choice)),
-            self._measure,
-            goal.reach,
-        )
-
-    def curve(self) -> Iterator[dict[str, float]]:
-        """What the search expects to lose (the sum of costs) at speeds from low to high, as far as it can go."""
-        even = np.ones(len(self.menus))
-        for speedup in CURVE:
-            choice = choose(self.menus, self.table.dense_ms / speedup - self.rest_ms, even)
-            if choice is None:
-                return
-            cost = sum(float(menu.cost[menu.units.index(choice[menu.key])]) for menu in self.menus)
-            yield {"speedup": speedup, "cost": cost}
-
-    def _loss(self, choice: Choice, limit: float) -> float:
-        return self.database.loss(self.probe, choice, limit)
-
-    def _measure(self, choice: Choice) -> Timing:
-        structure = self.database.structure_of(choice)
-        return self.context.timing(
-            digest(structure.to_json()), lambda: slice_model(self.database.model, structure)
-        )
-
-
-def _database(
-    keys: Speed, model: PreTrainedModel, places: Sequence[Place], batches: Sequence[Batch], context: Context
-) -> Database:
-    """The database of this model, score and calibration data: made once, for any target."""
-    folder = context.kept("speed", VERSION, keys.score, keys.calibration, keys.probes)
-    database = Database(model, places, folder)
-    if not database.complete:
-        context.tell("calibrate", 0.0)
-        moments = input_moments(model, places, batches)
-        context.tell(f"order units by {keys.score}", 0.0)
-        orders = ORDERS[keys.score](Evidence(model, places, batches, moments, context.seed))
-        for place in places:
-            found = moments[place.key]
-            store(folder, place, orders[place.key], found.mean, found.covariance)
-    return database
-
-
-def _priced(menus: dict[Key, Menu], database: Database, probe: Probe, context: Context) -> list[Menu]:
-    """The menus with what every size costs."""
-    costs: dict[Key, dict[Units, float]] = {}
-    for costs in database.costs(probe, {key: probed(menu.units) for key, menu in menus.items()}):
-        context.tell("measure what every size costs", len(costs) / len(menus))
-    return [Menu(key, menu.units, menu.ms, price(menu.units, costs[key])) for key, menu in menus.items()]
-
-
-def _recovered(
-    model: PreTrainedModel, structure: Structure, batches: Sequence[Batch], probe: Probe, context: Context
-) -> float:
-    """Run the second pass; the divergence after it."""
-    context.tell("recover", 0.0)
-    second_pass(model, context.model(), structure, batches)
-    return probe.loss()
+    return Found(candidates, choice, report, timing.speedup)

@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 import torch
 
+from compressor.files import digest
 from compressor.models.architecture import structure_of
 from compressor.models.structure import Structure
 from compressor.pruning.base import Target, Timing
+from compressor.schema import TrainingKeys
 from tests.zoo import FFN, HEADS, LAYERS, padded_batch, tiny_model
 
 
@@ -35,9 +37,13 @@ class Table:
 
     base_ms = 1.0
 
-    def __init__(self, layers: int = LAYERS, heads: int = HEADS, ffn: int = FFN) -> None:
+    def __init__(
+        self, layers: int = LAYERS, heads: int = HEADS, ffn: int = FFN, precision: str = "fp32"
+    ) -> None:
+        """int8 has a higher floor, and units that cost less."""
         self.layers = layers
-        self.attention, self.ffn = Line(heads, 1, 0.5, 0.5), Line(ffn, 4, 0.5, 0.1)
+        floor, share = (0.5, 1.0) if precision == "fp32" else (0.8, 0.4)
+        self.attention, self.ffn = Line(heads, 1, floor, 0.5 * share), Line(ffn, 4, floor, 0.1 * share)
 
     @property
     def dense_ms(self) -> float:
@@ -54,7 +60,7 @@ class Table:
 
 
 class StandIn:
-    """What the method asks of its stage. `slower`: how wrong the table is."""
+    """What the method asks of its stage. `slower`: how wrong the tables are; `harm` of a model: what it loses."""
 
     seed = 1
 
@@ -70,23 +76,40 @@ class StandIn:
         self.target = Target(**(target or {"speedup": 2.0}))
         self.measured: list[Structure] = []
         self.told: list[str] = []
+        self.trained: list[Structure] = []
+        self.harm: Callable[[Structure, str], float] = lambda structure, precision: 0.0
 
     def model(self) -> Any:
         return tiny_model(self.family, self.task)
 
     def kept(self, what: str, *depends: Any) -> Path:
-        path = self.folder / "-".join(map(str, (what, *depends)))
+        path = self.folder / f"{what}-{digest(list(depends))[:12]}"
         path.mkdir(exist_ok=True)
         return path
 
-    def latency_table(self) -> Table:
-        return Table()
+    def once(self, path: Path, make: Callable[[Path], None]) -> None:
+        if not path.exists():
+            make(path)
 
-    def timing(self, name: str, model: Callable[[], Any]) -> Timing:
+    def latency_table(self, precision: str = "fp32") -> Table:
+        return Table(precision=precision)
+
+    def timing(self, name: str, model: Callable[[], Any], precision: str = "fp32") -> Timing:
         structure = structure_of(model())
-        self.measured.append(structure)
-        ms = self.slower * Table().time(structure)
-        return Timing(ms, Table().dense_ms / ms, (Table().dense_ms / ms,) * 2, False)
+        if name != "source":
+            self.measured.append(structure)
+        same = self.target.at.relative_to == "same-precision"
+        dense = Table(precision=precision if same else "fp32").dense_ms
+        ms = self.slower * Table(precision=precision).time(structure)
+        return Timing(ms, dense / ms, (dense / ms,) * 2, False)
+
+    def score(self, model: Any, precision: str = "fp32") -> float:
+        return 0.9 - self.harm(structure_of(model), precision)
+
+    def train(self, model: Any, keys: TrainingKeys, name: str) -> None:
+        self.trained.append(structure_of(model))
+        for parameter in model.parameters():
+            parameter.data *= 1.01
 
     def sample(
         self, split: Literal["train", "selection"], examples: int, tokens: int

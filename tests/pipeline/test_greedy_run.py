@@ -117,7 +117,7 @@ def test_a_search_sees_no_validation_row(
     ("override", "words"),
     [
         ("target.at={threads: 7}", "target.at: no such cell is timed; see `benchmark`"),
-        ("target.at={precision: int8}", "should be 'fp32'"),
+        ("target.at={precision: int8}", "greedy times models in fp32 only"),
         ("stages.prune.executor=slurm", "should be 'local' or 'ray'"),
         ("stages.prune.workers=0", "greater than 0"),
     ],

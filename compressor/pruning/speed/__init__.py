@@ -44,7 +44,7 @@ class Speed(Pruner, TrainingKeys):
     method: Literal["speed"]
     score: Literal["second-order", "fisher", "kprune", "activation", "magnitude", "random"] = "second-order"
     calibration: Count = 2048
-    probes: Count = 256
+    probes: Count = 512
     search: Annotated[int, Field(ge=0)] = 40
     recover: bool = True
     steps: Count = 1

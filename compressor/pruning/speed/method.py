@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from compressor.errors import GateError, UserError
 from compressor.models.architecture import structure_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from compressor.pruning.speed import Speed
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -42,14 +44,15 @@ def prune(keys: Speed, model: PreTrainedModel, context: Context) -> Iterator[Pru
     every = [_candidates(origin, precision) for precision in precisions_of(context.target.at)]
     kind = context.target.given()[0]
     members = {member: value or 0.0 for member, value in members_of(context.target).items()}
-    for value in members.values() if kind != "max_metric_drop" else ():
-        _reachable(every, kind, value)
-    for member, value in members.items():
-        if kind == "max_metric_drop":
-            found = [_bounded(candidates, value) for candidates in every]
-        else:
-            found = _aimed(_reachable(every, kind, value), member)
-        best = max(found, key=lambda one: one.worth)
+    if kind == "max_metric_drop":
+        ways = {member: [partial(_bounded, one, value) for one in every] for member, value in members.items()}
+    else:
+        goals = {
+            m: _able([partial(_goal, one, kind, value) for one in every]) for m, value in members.items()
+        }
+        ways = {m: [partial(_aimed, *one, m, len(able) > 1) for one in able] for m, able in goals.items()}
+    for member, tries in ways.items():
+        best = max(_able(tries), key=lambda one: one.worth)
         origin = best.candidates.origin
         losses = origin.settle(best.choice)
         structure = origin.database.structure_of(best.choice)
@@ -72,50 +75,45 @@ def _candidates(origin: Origin, precision: Precision) -> Candidates:
     return Candidates(origin, table, precision, ratio * table.time(structure_of(origin.model)))
 
 
-def _reachable(every: Sequence[Candidates], kind: str, value: float) -> list[tuple[Candidates, Goal]]:
-    """The candidates that can come so far, each with its goal.
+def _able(tries: Sequence[Callable[[], T]]) -> list[T]:
+    """What those tries give that come to something; raises as the last does where none does."""
+    found: list[T] = []
+    error: Exception | None = None
+    for one in tries:
+        try:
+            found.append(one())
+        except (UserError, GateError) as unable:
+            error = unable
+    if error and not found:
+        raise error
+    return found
+
+
+def _goal(candidates: Candidates, kind: str, value: float) -> tuple[Candidates, Goal]:
+    """The candidates with their goal.
 
     Raises:
-        UserError: none can.
+        UserError: they cannot come so far.
     """
-    able, error = [], None
-    for candidates in every:
-        goal = Goal(kind, value, candidates.dense_ms)
-        try:
-            goal.check(candidates.least_ms)
-            able.append((candidates, goal))
-        except UserError as unable:
-            error = unable
-    if error and not able:
-        raise error
-    return able
+    goal = Goal(kind, value, candidates.dense_ms)
+    goal.check(candidates.least_ms)
+    return candidates, goal
 
 
-def _aimed(able: Sequence[tuple[Candidates, Goal]], member: str) -> list[Found]:
-    """Of every precision the candidate that is as fast as asked; worth is the metric on the selection split.
+def _aimed(candidates: Candidates, goal: Goal, member: str, compared: bool) -> Found:
+    """The candidate that is as fast as asked; its worth, where it is `compared`, is that on the selection split.
 
     Raises:
         GateError: none was measured to be.
     """
-    found, error = [], None
-    for candidates, goal in able:
-        here = candidates.at(climbed(candidates, goal.asked_ms, member))
-        attempts = here.attempts(goal)
-        choice = attempts[-1].choice
-        try:
-            report = goal.report(attempts)
-        except GateError as unable:
-            error = unable
-            continue
-        worth = 0.0
-        if len(able) > 1:
-            here.origin.settle(choice)
-            worth = here.origin.score(choice, here.precision)
-            report["compared"] = worth
-        found.append(Found(here, choice, report, worth))
-    if error and not found:
-        raise error
-    return found
+    here = candidates.at(climbed(candidates, goal.asked_ms, member))
+    attempts = here.attempts(goal)
+    choice, report = attempts[-1].choice, goal.report(attempts)
+    if not compared:
+        return Found(here, choice, report)
+    here.origin.settle(choice)
+    worth = here.origin.score(choice, here.precision)
+    return Found(here, choice, report | {"compared": worth}, worth)
 
 
 def _bounded(candidates: Candidates, allowed: float) -> Found:
@@ -125,11 +123,10 @@ def _bounded(candidates: Candidates, allowed: float) -> Found:
         GateError: none loses so little.
     """
     origin, most = candidates.origin, candidates.dense_ms / candidates.least_ms
-    whole = origin.context.score(origin.context.model())
 
     def drop(choice: Choice) -> float:
         origin.settle(choice)
-        return whole - origin.score(choice, candidates.precision)
+        return origin.whole - origin.score(choice, candidates.precision)
 
     search = Bounded(
         allowed,

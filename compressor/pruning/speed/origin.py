@@ -59,6 +59,11 @@ class Origin:
         """What losses are measured on; made while the model is as it was."""
         return Probe(self.model, self.context.sample("selection", self.keys.probes, PROBE_TOKENS))
 
+    @cached_property
+    def whole(self) -> float:
+        """The metric, more being better, of the stage's model."""
+        return self.context.score(self.context.model())
+
     def priced(self, menus: Mapping[Key, Menu]) -> list[Menu]:
         """The same menus with what every size costs."""
         self.renew()

@@ -1,7 +1,7 @@
 """Block movement pruning of MiniLM: three strengths of its regulariser, plain, filled and struct, and magnitude.
 
-    python bench/block_pruning.py --task sst2 --model FOLDER --train train.tsv --validation dev.tsv --budget 120
-    python bench/block_pruning.py --table
+    python -m bench.block_pruning --task sst2 --model FOLDER --train train.tsv --validation dev.tsv --budget 120
+    python -m bench.block_pruning --table
 
 Every cell is a run of `recipes/minilm_<task>_block.yaml` with other pruning keys. All runs of a task share a folder
 and so the teacher; `plain` shares its pruning with `hybrid`, and only leaves out the filling. `magnitude` prunes as
@@ -15,9 +15,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-import recipe_runs
-from recipe_runs import Json
-
+from bench import runs
+from bench.runs import Json
 from compressor.benchmark.machine import fingerprint
 from compressor.files import read_json, write_json
 from compressor.report.fields import MISSING, count_text, fixed, speedup_text
@@ -36,7 +35,7 @@ SCORED = ("regularization", "ffn_regularization", "score_learning_rate")
 
 
 def main() -> None:
-    options = recipe_runs.arguments(NAME, __doc__, STRENGTHS).parse_args()
+    options = runs.arguments(NAME, __doc__, STRENGTHS).parse_args()
     state = read_json(options.output) if options.output.is_file() else {"machine": fingerprint(), "cells": {}}
     if options.table:
         sys.stdout.write(table(state) + "\n")
@@ -63,14 +62,13 @@ def lacking(state: Json, task: str) -> Iterator[tuple[str, int]]:
 
 def run(options: argparse.Namespace, state: Json, kind: str, strength: int, seconds: float) -> Json | None:
     """The results of a cell's run; `None` if the time ends before it does."""
-    folder = options.runs / options.task
     cell = recipe(options, state, kind, strength)
-    return recipe_runs.run(cell, folder / f"{kind}-{strength}.yaml", folder / "run", seconds)
+    return runs.results_of(cell, options.runs / options.task / "run", seconds)
 
 
 def recipe(options: argparse.Namespace, state: Json, kind: str, strength: int) -> Json:
     """The shipped recipe with this cell's pruning; stages of their own names, the teacher the same for all."""
-    made = recipe_runs.shipped(f"minilm_{options.task}_block", options)
+    made = runs.shipped(f"minilm_{options.task}_block", options)
     teacher, prune, _, fill, export, quantize = made["stages"]
     keys = prune["prune"] | {"regularization": strength} | KINDS[kind]
     if kind == "magnitude":
@@ -86,12 +84,12 @@ def recipe(options: argparse.Namespace, state: Json, kind: str, strength: int) -
 def row(results: Json, options: argparse.Namespace, kind: str, strength: int) -> Json:
     """What is kept of a run."""
     return {
-        "command": recipe_runs.public_command(NAME, options),
+        "command": runs.on_minilm(NAME, options),
         "task": options.task,
         "kind": kind,
         "regularization": strength,
-        **recipe_runs.row(results, "pruned"),
-        "minutes": recipe_runs.minutes(results, "hybrid", "struct", "magnitude"),
+        **runs.row(results, "pruned"),
+        "minutes": runs.minutes(results, "hybrid", "struct", "magnitude"),
     }
 
 

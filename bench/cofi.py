@@ -1,7 +1,7 @@
 """CoFi of MiniLM from 60 to 95 % sparsity, one ladder, and dropped layers that were trained for as long.
 
-    python bench/cofi.py --task sst2 --model FOLDER --train train.tsv --validation dev.tsv --budget 120
-    python bench/cofi.py --table
+    python -m bench.cofi --task sst2 --model FOLDER --train train.tsv --validation dev.tsv --budget 120
+    python -m bench.cofi --table
 
 The ladder is one run of `recipes/minilm_<task>_cofi.yaml` with several targets; each member's minutes are its share
 of the gates' training and its own recovery. Then layers are dropped and the rest fine-tuned with the same teacher and
@@ -14,9 +14,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-import recipe_runs
-from recipe_runs import Json
-
+from bench import runs
+from bench.runs import Json
 from compressor.benchmark.machine import fingerprint
 from compressor.files import read_json, write_json
 from compressor.report.fields import MISSING, count_text, fixed, speedup_text
@@ -28,7 +27,7 @@ LAYERS = 6
 
 
 def main() -> None:
-    options = recipe_runs.arguments(NAME, __doc__, SPARSITIES).parse_args()
+    options = runs.arguments(NAME, __doc__, SPARSITIES).parse_args()
     state = read_json(options.output) if options.output.is_file() else {"machine": fingerprint(), "cells": {}}
     if options.table:
         sys.stdout.write(table(state) + "\n")
@@ -36,23 +35,21 @@ def main() -> None:
     end = time.monotonic() + 60 * options.budget
     for drop in lacking(state, options.task):
         recipe = ladder(options) if drop is None else dropping(options, state, drop)
-        folder = options.runs / options.task
-        name = "ladder" if drop is None else f"drop-{drop}"
-        results = recipe_runs.run(recipe, folder / f"{name}.yaml", folder / "run", end - time.monotonic())
+        results = runs.results_of(recipe, options.runs / options.task / "run", end - time.monotonic())
         if results is None:
             break
         made = members(results) if drop is None else {f"drop {drop}": "pruned"}
         for member, variant in made.items():
             state["cells"][f"{options.task} {member}"] = {
-                "command": recipe_runs.public_command(NAME, options),
+                "command": runs.on_minilm(NAME, options),
                 "task": options.task,
                 "kind": member,
-                **recipe_runs.row(results, variant),
+                **runs.row(results, variant),
                 "minutes": trained(results, drop, variant, len(made)),
             }
         if drop is None:
             epochs = recipe["stages"][0]["finetune"]["epochs"]
-            minutes = recipe_runs.minutes(results, "teacher")["teacher"]
+            minutes = runs.minutes(results, "teacher")["teacher"]
             state.setdefault("epoch_minutes", {})[options.task] = minutes / epochs
         write_json(options.output, state)
     missing = ["ladder" if drop is None else f"drop {drop}" for drop in lacking(state, options.task)]
@@ -81,15 +78,15 @@ def members(results: Json) -> dict[str, str]:
 def trained(results: Json, drop: int | None, variant: str, shares: int) -> dict[str, float]:
     """Minutes that a member's own training took, by stage; a ladder's gates are shared evenly."""
     if drop is not None:
-        return recipe_runs.minutes(results, f"drop-{drop}")
-    found = recipe_runs.minutes(results, "gates", "recover")
+        return runs.minutes(results, f"drop-{drop}")
+    found = runs.minutes(results, "gates", "recover")
     own = {name: value for name, value in found.items() if name.endswith(f"/{variant}") or "/" not in name}
     return {name: value / shares if name == "gates" else value for name, value in own.items()}
 
 
 def ladder(options: argparse.Namespace) -> Json:
     """The shipped recipe with all targets; its gates learn as much faster as there is less time for each."""
-    made = recipe_runs.shipped(f"minilm_{options.task}_cofi", options)
+    made = runs.shipped(f"minilm_{options.task}_cofi", options)
     made["target"] = {"sparsity": list(SPARSITIES[options.task])}
     teacher, prune, cut, recover, *rest = made["stages"]
     prune["prune"]["gate_learning_rate"] *= len(SPARSITIES[options.task])
@@ -99,7 +96,7 @@ def ladder(options: argparse.Namespace) -> Json:
 
 def dropping(options: argparse.Namespace, state: Json, drop: int) -> Json:
     """Fewer layers, trained as CoFi's members are, for as many minutes as they took on average."""
-    made = recipe_runs.shipped(f"minilm_{options.task}_cofi", options)
+    made = runs.shipped(f"minilm_{options.task}_cofi", options)
     del made["target"]
     teacher, _, _, recover, *rest = made["stages"]
     cells = [c for c in state["cells"].values() if c["task"] == options.task and "sparsity" in c["kind"]]

@@ -4,14 +4,46 @@ import argparse
 import signal
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from compressor.files import write_text
+from compressor.files import read_json, write_text
 
 Json = dict[str, Any]
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
+
+
+def arguments(name: str, description: str | None, tasks: Collection[str]) -> argparse.ArgumentParser:
+    """The options of the bench `name`."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", action="store_true", help="print what was measured as Markdown")
+    parser.add_argument("--task", choices=tasks, default="sst2")
+    parser.add_argument("--model", help="folder of the pretrained MiniLM; by default the recipe's hub id")
+    parser.add_argument("--train", help="training file; by default the recipe's hub data set")
+    parser.add_argument("--validation")
+    parser.add_argument("--rows", type=int, help="training rows; by default the recipe's limit")
+    parser.add_argument("--budget", type=float, metavar="MINUTES", default=120.0)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / name)
+    parser.add_argument("--output", type=Path, default=RESULTS / f"{name}.json")
+    return parser
+
+
+def shipped(recipe: str, options: argparse.Namespace) -> Json:
+    """A shipped recipe on the model and data of the options, without gates."""
+    made: Json = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    made["gates"] = {}
+    if options.model:
+        made["model"] = options.model
+    made["task"]["dataset"] = data_keys(options, made["task"]["dataset"])
+    if options.rows:
+        made["task"]["limit"]["train"] = options.rows
+    return made
 
 
 def finished(recipe: Json, output: Path, seconds: float, *options: str) -> bool:
@@ -45,3 +77,48 @@ def data_keys(options: argparse.Namespace, dataset: Any) -> Any:
 def public_command(bench: str, arguments: str) -> str:
     """A command without anybody's folders."""
     return f"python -m bench.{bench} {arguments}"
+
+
+def results_of(recipe: Json, output: Path, seconds: float) -> Json | None:
+    """What a run of a recipe in the folder `output` found, or `None` if the time ends before it does."""
+    if not finished(recipe, output, seconds):
+        return None
+    found: Json = read_json(output / "results.json")
+    return found
+
+
+def row(results: Json, member: str) -> Json:
+    """What is kept of a member's fp32 and int8 variants."""
+    fp32, int8 = (results["variants"][f"{member}_{precision}"] for precision in ("fp32", "int8"))
+    layers = fp32["structure"]["layers"]
+    return {
+        "metric": fp32["metric"]["name"],
+        "dense": results["variants"]["dense_fp32"]["metric"]["value"],
+        "value": {"fp32": fp32["metric"]["value"], "int8": int8["metric"]["value"]},
+        "metric_drop": {"fp32": fp32["metric_drop"], "int8": int8["metric_drop"]},
+        "speedup": {"fp32": fp32["speedup"], "int8": int8["speedup"]},
+        "nonzero_density": fp32["nonzero_density"],
+        "sliced_density": fp32["sliced_density"],
+        "parameters": fp32["parameters"],
+        "heads": [_units(layer["attention"]) for layer in layers],
+        "ffn": [_units(layer["ffn"]) for layer in layers],
+        "examples": results["task"]["examples"],
+        "environment": {key: results["environment"][key] for key in ("cpu", "cores", "load")},
+    }
+
+
+def minutes(results: Json, *beginnings: str) -> dict[str, float]:
+    """Minutes of the stages whose names begin so."""
+    stages = [stage for stage in results["stages"] if stage["id"].startswith(beginnings)]
+    return {stage["id"]: stage["seconds"] / 60 for stage in stages}
+
+
+def on_minilm(bench: str, options: argparse.Namespace) -> str:
+    """The public command of a bench with these options."""
+    rows = f" --rows {options.rows}" if options.rows else ""
+    data = "--model .../minilm-l6-h384 --train ... --validation ..."
+    return public_command(bench, f"--task {options.task}{rows} {data}")
+
+
+def _units(sub_layer: Any) -> int:
+    return len(sub_layer["kept"]) if isinstance(sub_layer, dict) else 0

@@ -95,10 +95,10 @@ def _head(project: Project, machine: dict[str, Any], stages: list[dict[str, Any]
         "stages": [
             {k: row[k] for k in ("id", "verb", "seconds", "peak_rss_bytes", "cached")} for row in stages
         ],
-        "aims": [
-            {"stage": row["id"], "members": aimed}
+        "pruning": [
+            {"stage": row["id"], "members": row["info"]["members"]}
             for row in stages
-            if (aimed := {m: r for m, r in row["info"].get("members", {}).items() if "asked" in r})
+            if row["info"].get("members")
         ],
         "training": [
             {"stage": row["id"], "log": row["info"]["log"]} for row in stages if row["info"].get("log")

@@ -8,8 +8,8 @@ import yaml
 from compressor.cell import Cell
 from compressor.files import write_text
 from compressor.report import plots
-from compressor.report.aims import aim_curves, aim_rows
 from compressor.report.anatomy import kept_summary, structures_of
+from compressor.report.choices import aim_curves, aim_rows, search_rows
 from compressor.report.fields import (
     MISSING,
     Results,
@@ -68,6 +68,7 @@ def write_report(results: Results, run_folder: Path) -> Path:
         tried=tried_rows(results),
         aims=aim_rows(results),
         aim_curves=aim_curves(results),
+        searched=search_rows(results),
         other_metrics=other_metric_rows(results),
         checks=check_rows(results),
         latency=latency_rows(results),

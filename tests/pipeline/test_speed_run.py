@@ -100,7 +100,7 @@ def test_targets_of_int8_models(goal: str, recipe: Path, tmp_path: Path) -> None
     output = tmp_path / "run"
     found = run(recipe, output, "--set", f"target={{{goal}, at: {{precision: int8}}}}")
     assert "pruned_int8" in found["variants"]
-    (aims,) = found["aims"]
+    (aims,) = found["pruning"]
     assert aims["members"]["pruned"]["precision"] == "int8"
     assert "What was aimed at" in (output / "report.html").read_text(encoding="utf-8")
 

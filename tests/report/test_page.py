@@ -259,11 +259,22 @@ def test_what_was_asked_and_what_the_search_found_on_its_way(results: dict, tmp_
     loss = aimed(
         "max_metric_drop", 0.01, tried=[{"speedup": 3, "drop": 0.04}, {"speedup": 1.7, "drop": 0.01}]
     )
-    results["aims"] = [{"stage": "prune", "members": {"2x": speed, "d1": loss}}]
+    results["pruning"] = [{"stage": "prune", "members": {"2x": speed, "d1": loss}}]
     text = Reader(report(results, tmp_path)).text
     assert "What was aimed at" in text
     assert "2x 2x 2.03x, 9.1 ms int8 0.021 2" in text
     assert "d1 at most 1 points lost 2.03x, 9.1 ms fp32 0.034 2" in text
     assert "points lost, selection split" in text
-    results["aims"] = []
+    results["pruning"] = []
     assert "What was aimed at" not in Reader(report(results, tmp_path)).text
+
+
+def test_the_order_in_which_layers_went(results: dict, tmp_path: Path) -> None:
+    """Of a family the longest search, which the others are beginnings of."""
+    one = {"order": [4], "scores": [0.9]}
+    two = {"order": [4, 2], "scores": [0.9, 0.885]}
+    results["pruning"] = [
+        {"stage": "prune", "members": {"drop1": one, "drop2": two, "other": {"dropped": [1]}}}
+    ]
+    text = Reader(report(results, tmp_path)).text
+    assert "round layer score without it 1 4 0.900 2 2 0.885" in text

@@ -1,6 +1,7 @@
-"""What a method aimed at: asked, measured on the way, and what it expects to lose at other speeds."""
+"""How a method came to its choice: what was asked and measured on the way, the order in which layers went."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
@@ -19,16 +20,32 @@ ASKED: dict[str, Callable[[float], str]] = {
 def aim_rows(results: Results) -> list[list[str]]:
     """A row a model that aimed at something: asked, reached while pruning, precision, loss, models exported."""
     rows = []
-    for aim in results.get("aims") or []:
-        for member, found in aim["members"].items():
-            ((goal, value),) = found["asked"].items()
-            measured = found["measured"]
-            reached = f"{measured['speedup']:.2f}x, {measured['ms']:.3g} ms"
-            losses = [found[key] for key in ("divergence", "recovered") if key in found]
-            loss = f"{min(losses):.2g}" if losses else MISSING
-            tries = str(len(found.get("attempts") or found.get("tried") or []))
-            rows.append([member, ASKED[goal](value), reached, found.get("precision", "fp32"), loss, tries])
+    for member, found in pruned_with(results, "asked"):
+        ((goal, value),) = found["asked"].items()
+        measured = found["measured"]
+        reached = f"{measured['speedup']:.2f}x, {measured['ms']:.3g} ms"
+        losses = [found[key] for key in ("divergence", "recovered") if key in found]
+        loss = f"{min(losses):.2g}" if losses else MISSING
+        tries = str(len(found.get("attempts") or found.get("tried") or []))
+        rows.append([member, ASKED[goal](value), reached, found.get("precision", "fp32"), loss, tries])
     return rows
+
+
+def pruned_with(results: Results, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What methods reported of the models they made, by name, of those that report `key`."""
+    for stage in results.get("pruning") or []:
+        yield from ((member, found) for member, found in stage["members"].items() if key in found)
+
+
+def search_rows(results: Results) -> list[list[str]]:
+    """A row a round of a search for layers: which layer went, and the score on the selection split without it."""
+    longest = max(
+        (found for _, found in pruned_with(results, "order")), key=lambda f: len(f["order"]), default=None
+    )
+    if longest is None:
+        return []
+    pairs = zip(longest["order"], longest["scores"], strict=True)
+    return [[str(number), str(layer), f"{score:.3f}"] for number, (layer, score) in enumerate(pairs, start=1)]
 
 
 @figure(
@@ -36,7 +53,7 @@ def aim_rows(results: Results) -> list[list[str]]:
 )
 def aim_curves(results: Results) -> Figure | None:
     """The summed divergence of the sizes chosen at every speed and, beside it, drops that were measured."""
-    found = [one for aim in results.get("aims") or [] for one in aim["members"].values()]
+    found = [one for _, one in pruned_with(results, "asked")]
     if not found or not found[0].get("curve"):
         return None
     tried = sorted((row["speedup"], row["drop"]) for one in found for row in one.get("tried") or [])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from compressor.models.source import HubModel, ModelSource, NewModel, TrainTokenizer, describe, folder_of
 from compressor.schema import Progress
 from compressor.stages.base import Data, Stage, Work, open_tokenizer
+from compressor.stages.vocabulary import train_vocabulary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,7 @@ class OpenModel(Stage):
         from transformers import set_seed
 
         from compressor.models import checkpoint
+        from compressor.models.architecture import ARCHITECTURES
 
         work.progress("open model", 0.0)
         set_seed(work.seed)
@@ -39,7 +41,10 @@ class OpenModel(Stage):
         config = work.data.task.model_config()
         source = work.model
         if isinstance(source, NewModel):
-            sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+            decoder = ARCHITECTURES[source.config["model_type"]].decoder
+            special = ("pad", "bos", "eos") if decoder else ("pad",)
+            ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in special}
+            sizes = {"vocab_size": len(tokenizer)} | ids
             source = source.model_copy(update={"config": source.config | sizes})
         model, _ = checkpoint.open_source(source, work.data.kind.auto_class, config)
         checkpoint.save(model, work.folder, tokenizer)
@@ -53,6 +58,8 @@ def make_tokenizer(work: Work) -> Any:
 
     source = work.model
     if isinstance(source, NewModel) and isinstance(source.tokenizer, TrainTokenizer):
+        if source.tokenizer.train != "wordpiece":
+            return train_vocabulary(source.tokenizer, list(_texts(work.data.task.examples.train)))
         made = _train_wordpiece(source.tokenizer, work)
         return _with_cls_last(made) if ARCHITECTURES[source.config["model_type"]].cls == -1 else made
     return tokenizer_of(work.model, work.data.kind)

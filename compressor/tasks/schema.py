@@ -39,6 +39,8 @@ METRICS = {  # the first is the default; regression's are below
     "question-answering": ("f1", "exact_match"),
     "feature-extraction": ("spearman", "cosine"),
 }
+PARTS: dict[str, tuple[str, ...]] = {}
+"""What is timed of models that do a task in several parts, the most telling one first; of others `forward`."""
 UNLABELLED = ("feature-extraction",)
 """Tasks that are learned from a teacher alone."""
 REGRESSION_METRICS = ("pearson", "spearman")

@@ -1,0 +1,221 @@
+"""Decoders with memory: the All-attention Transformer, and Transformer-XL as its baseline.
+
+Each layer remembers its own inputs, so that a stream can be read in segments of any length. Source: Shim, Choi, Sung,
+Choi 2021 ("Layer-wise Pruning of Transformer Attention Heads for Efficient Language Modeling"); Dai et al. 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from compressor.models.all_attention.attention import AllAttention, Band
+from compressor.models.all_attention.config import AllAttentionConfig, DecoderConfig, TransformerXLConfig
+from compressor.models.all_attention.vocabulary import IGNORED, Embeddings, TiedSoftmax
+
+
+@dataclass
+class DecoderOutput(ModelOutput):
+    """`last_hidden_state` (batch, length, hidden), and the memory for the segment that follows."""
+
+    last_hidden_state: Tensor | None = None
+    memory: Tensor | None = None
+
+
+@dataclass
+class LanguageModelOutput(ModelOutput):
+    """What a segment gives.
+
+    `logits` (batch, length, vocabulary) where there are no labels; where there are, `losses` (batch, length) in nats
+    and their mean over real labels, `loss`. `memory` (remembering layers, batch, length, hidden) is detached.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    losses: Tensor | None = None
+    memory: Tensor | None = None
+
+
+class FeedForward(nn.Module):
+    """The FFN sub-layer, norm first."""
+
+    def __init__(self, config: TransformerXLConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = nn.ReLU()
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """`h` (batch, length, hidden), same shape out."""
+        return h + self.dropout(self.output(self.activation(self.dense(self.norm(h)))))
+
+
+class DecoderLayer(nn.Module):
+    """Attention to memory, segment and persistent vectors, norm first; then the FFN, where the family has one."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.core = AllAttention(config)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.ffn = FeedForward(config) if isinstance(config, TransformerXLConfig) else None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it has heads, so that it needs a memory."""
+        return isinstance(self.core, AllAttention)
+
+    def forward(self, h: Tensor, memory: Tensor | None, positions: Tensor, band: Band) -> Tensor:
+        """`h` (batch, length, hidden), same shape out; `memory` (batch, before, hidden) is normed with this norm."""
+        x = self.norm(h)
+        context = x if memory is None else torch.cat([self.norm(memory), x], dim=1)
+        (read,) = self.core(x, context, positions, band)
+        h = h + self.dropout(self.output(read))
+        return h if self.ffn is None else self.ffn(h)
+
+
+class DecoderPreTrained(PreTrainedModel):
+    """What transformers needs to know: names, and how weights begin."""
+
+    config_class = DecoderConfig
+    base_model_prefix = "transformer"
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Uniform weights as released; transformers calls this for children before their parents."""
+        wide = 1 / math.sqrt(self.config.hidden_size)
+        narrow = wide / math.sqrt(self.config.num_hidden_layers)
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.uniform_(module.weight, -wide, wide)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, AllAttention):
+            for name, parameter in module.named_parameters():
+                if name.endswith("bias"):
+                    nn.init.zeros_(parameter)
+                else:
+                    nn.init.uniform_(parameter, -narrow, narrow)
+        elif isinstance(module, FeedForward):
+            bound = 1 / math.sqrt(module.output.in_features)
+            nn.init.uniform_(module.output.weight, -bound, bound)
+        elif isinstance(module, DecoderModel):
+            nn.init.uniform_(module.positions, -wide, wide)
+
+
+class DecoderModel(DecoderPreTrained):
+    """Embeddings and layers."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.positions = nn.Parameter(torch.zeros(config.distances, config.hidden_size))
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.output_dropout = nn.Dropout(config.output_dropout)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Tables and projections together."""
+        return self.embeddings
+
+    def initial_memory(self, batch: int) -> Tensor:
+        """What stands before a stream, (remembering layers, batch, 0 or `memory_length`, hidden)."""
+        config = self.config
+        length = config.memory_length if config.initial_memory == "zeros" else 0
+        layers = sum(layer.remembers for layer in self._layers())
+        return self.positions.new_zeros(layers, batch, length, config.hidden_size)
+
+    def forward(self, input_ids: Tensor, memory: Tensor | None = None) -> DecoderOutput:
+        """Read a segment `input_ids` (batch, length) after `memory` (remembering layers, batch, before, hidden).
+
+        Nothing before it, not even what `initial_memory` says, is a memory of length 0; no memory is the initial one.
+        """
+        if memory is None:
+            memory = self.initial_memory(input_ids.shape[0])
+        reach = self.config.memory_length
+        band = Band(input_ids.shape[1], memory.shape[2], reach, input_ids.device)
+        positions = self.embedding_dropout(self.positions[: reach + 1])
+        h = self.embedding_dropout(self.embeddings(input_ids)) * math.sqrt(self.config.hidden_size)
+        remembered: list[Tensor] = []
+        for layer in self._layers():
+            before = None
+            if layer.remembers:
+                before = memory[len(remembered)]
+                remembered.append(torch.cat([before, h], dim=1)[:, -reach:].detach())
+            h = layer(h, before, positions, band)
+        kept = torch.stack(remembered) if remembered else memory
+        return DecoderOutput(last_hidden_state=self.output_dropout(h), memory=kept)
+
+    def _layers(self) -> list[Any]:
+        return list(self.layers)
+
+
+class DecoderForCausalLM(DecoderPreTrained):
+    """A decoder with its softmax."""
+
+    decoder_class: type[DecoderModel] = DecoderModel
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config)
+        self.transformer = self.decoder_class(config)
+        self.softmax = TiedSoftmax(config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> None:
+        """None apart: the softmax reads the embeddings' tables."""
+
+    def initial_memory(self, batch: int) -> Tensor:
+        """What stands before a stream, (remembering layers, batch, 0 or `memory_length`, hidden)."""
+        return self.transformer.initial_memory(batch)
+
+    def forward(
+        self, input_ids: Tensor, memory: Tensor | None = None, labels: Tensor | None = None
+    ) -> LanguageModelOutput:
+        """Read a segment `input_ids` (batch, length) after `memory`; `labels` are the tokens that follow each.
+
+        A label of -100 is ignored: its loss is 0.
+        """
+        body = self.transformer(input_ids, memory)
+        states = body.last_hidden_state.flatten(0, 1)
+        if labels is None:
+            logits = self.softmax(states, self.transformer.embeddings)
+            return LanguageModelOutput(
+                logits=logits.view(input_ids.shape[0], input_ids.shape[1], -1), memory=body.memory
+            )
+        losses = self.softmax.losses(states, labels.flatten(), self.transformer.embeddings)
+        mean = losses.sum() / (labels != IGNORED).sum().clamp(min=1)
+        return LanguageModelOutput(loss=mean, losses=losses.view_as(labels), memory=body.memory)
+
+
+class AllAttentionModel(DecoderModel):
+    """The All-attention Transformer without its softmax."""
+
+    config_class = AllAttentionConfig
+
+
+class AllAttentionForCausalLM(DecoderForCausalLM):
+    """The All-attention Transformer."""
+
+    config_class = AllAttentionConfig
+    decoder_class = AllAttentionModel
+
+
+class TransformerXLModel(DecoderModel):
+    """Transformer-XL without its softmax."""
+
+    config_class = TransformerXLConfig
+
+
+class TransformerXLForCausalLM(DecoderForCausalLM):
+    """Transformer-XL with learned positions, norm first: the same in all but the FFN."""
+
+    config_class = TransformerXLConfig
+    decoder_class = TransformerXLModel

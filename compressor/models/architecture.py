@@ -89,6 +89,8 @@ class Architecture:
     """Place of the token that stands for the whole text: the first (0) or the last (-1)."""
     decoder: bool = False
     """Whether it reads from left to right and predicts the next token; then norms stand before sub-layers."""
+    fixed_width: bool = False
+    """Whether hidden dimensions can't go: memories and tables of several widths have them."""
     prepare: Callable[[PreTrainedModel], None] | None = None
     """Puts the modules that the tables name in place of others that compute the same."""
 
@@ -96,6 +98,16 @@ class Architecture:
     def shares_layers(self) -> bool:
         """Whether some layers are one and the same, so that only their number can change."""
         return any(stack.applied_by for stack in self.stacks)
+
+    def check(self, structure: Structure) -> None:
+        """That a model of the family can have this structure.
+
+        Raises:
+            ValueError: a part of a shared layer is missing, or hidden dimensions of a family that needs them.
+        """
+        structure.check_shared()
+        if self.fixed_width and structure.hidden is not None:
+            raise ValueError(f"the hidden width of {self.model_type} cannot change")
 
     def longest(self, config: PretrainedConfig) -> int | None:
         """Most tokens a model can read; `None` where nothing limits them."""
@@ -280,6 +292,7 @@ TRANSFORMER_XL = Architecture(
     readers=(),
     inputs=("input_ids",),
     decoder=True,
+    fixed_width=True,
 )
 
 WORD_POSITION = ("embeddings.word_embeddings", "embeddings.position_embeddings")

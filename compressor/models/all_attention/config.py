@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 from transformers import PretrainedConfig
@@ -12,10 +13,11 @@ class DecoderConfig(PretrainedConfig):
     """What both families share. Source of the defaults: the released settings of Shim et al. 2021 (WikiText-103).
 
     A token sees itself and the `memory_length` tokens before it, of its own segment or of the memory. `cutoffs` are
-    the first ranks of the rarer words (frequency-sorted ids) that get `divisor` times narrower embeddings, cluster by
-    cluster; without them all are as wide as `hidden_size`. `distances` are the rows of the table of relative positions,
-    of which `memory_length` + 1 are read. `initial_memory` is what stands before a stream: `empty`, nothing; `zeros`,
-    `memory_length` states of zeros, which are attended (as released).
+    the first ids of the clusters of rarer words, each of which gets `divisor` times narrower embeddings than the
+    one before (ids are sorted by frequency); without them all are as wide as `hidden_size`. The table of relative
+    positions has `distances` rows, of which `memory_length` + 1 are read. What stands before a stream is
+    `initial_memory`: with `empty` nothing, with `zeros` as many states of zeros as are remembered, which are attended
+    (as released).
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class DecoderConfig(PretrainedConfig):
         bounds = [0, *self.cutoffs, self.vocab_size]
         return [
             (low, high, self.hidden_size // self.divisor**rank)
-            for rank, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False))
+            for rank, (low, high) in enumerate(pairwise(bounds))
         ]
 
 

@@ -36,7 +36,7 @@ class Embeddings(nn.Module):
         )
 
     def forward(self, ids: Tensor) -> Tensor:
-        """`ids` (batch, length) to (batch, length, hidden); in training, some words are dropped wherever they stand."""
+        """(batch, length) to (batch, length, hidden); in training some words are dropped wherever they stand."""
         found = None
         for (low, high, _), table, project in zip(self.clusters, self.tables, self.projections, strict=True):
             place = (ids - low).clamp(0, high - low - 1)
@@ -66,7 +66,7 @@ class TiedSoftmax(nn.Module):
             self.rarer = nn.Linear(config.hidden_size, len(self.clusters) - 1)
 
     def forward(self, states: Tensor, embeddings: Embeddings) -> Tensor:
-        """Of `states` (tokens, hidden): logits (tokens, vocabulary); of several clusters, logarithms of probabilities."""
+        """Logits (tokens, vocabulary) for `states` (tokens, hidden); of several clusters they are normalised."""
         first = self._first(states, embeddings)
         if len(self.clusters) == 1:
             return first
@@ -130,6 +130,6 @@ def check_sorted(counts: Sequence[int], cutoffs: Sequence[int]) -> None:
     clusters = [counts[low:high] for low, high in pairwise(bounds) if low < high]
     if any(min(frequent) < max(rare) for frequent, rare in pairwise(clusters)):
         raise UserError(
-            "adaptive embeddings need a vocabulary sorted by frequency, the most frequent word first; this one is not: "
-            "sort it, or leave `cutoffs` out"
+            "adaptive embeddings need a vocabulary sorted by frequency, the most frequent word first, and this one "
+            "is not: sort it, or leave `cutoffs` out"
         )

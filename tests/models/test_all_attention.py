@@ -131,7 +131,7 @@ def test_attention_is_what_the_formulas_say(persistent: int, before: int) -> Non
     model = tiny_decoder(persistent_vectors=persistent).transformer
     layer, h, memory = model.layers[1], torch.randn(2, 7, HIDDEN), torch.randn(2, before, HIDDEN)
     band = Band(7, before, MEMORY, h.device)
-    found = layer(h, memory, model.positions, band)
+    found, _ = layer(h, memory, model.positions, band)
     torch.testing.assert_close(found, by_hand(layer, h, memory, model.positions), atol=1e-5, rtol=1e-5)
 
 
@@ -143,7 +143,7 @@ def test_what_is_attended_to_sums_to_one_and_hidden_places_are_exactly_zero() ->
     x, positions = torch.randn(2, 7, HIDDEN), torch.randn(MEMORY + 1, HIDDEN)
     context = torch.cat([torch.randn(2, 4, HIDDEN), x], dim=1)
     band = Band(7, 4, MEMORY, x.device)
-    core(x, context, positions, band)
+    core(x, core.keys_values(context), positions, band)
     learned, scores = seen[0][..., :6], seen[0][..., 6:]
     torch.testing.assert_close(learned.sum(3) + scores.sum(3), torch.ones(2, HEADS, 7))
     assert (scores.masked_select(band.hidden) == 0).all()
@@ -240,6 +240,27 @@ def test_a_memory_of_zeros_is_attended() -> None:
     assert torch.equal(read(empty, ids)[0], read(zeros, ids, memory=nothing)[0])
     assert torch.equal(read(zeros, ids)[0], read(empty, ids, memory=start)[0])
     assert not torch.allclose(read(zeros, ids)[0], read(empty, ids)[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("initial", ["empty", "zeros"])
+def test_keys_and_values_serve_as_memory(family: str, initial: str) -> None:
+    """Before a stream of zeros they are not zero: the norm's bias is projected."""
+    model, ids = tiny_decoder(family, initial_memory=initial), tokens()
+    structure = structure_of(model).keeping(
+        {("decoder", 0, "attention"): SubLayer((1, 3)), ("decoder", 1, "attention"): SubLayer()}
+    )
+    for each in (model, slice_model(model, structure)):
+        expected, _ = read(each, ids)
+        cache = each.initial_cache(2)
+        found, cache = read(each, ids, [7, 8, 14], memory=cache)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        assert all(part.shape[:3] == (2, 2, MEMORY) for part in cache)
+        assert all(not part.requires_grad for part in cache)
+    assert [part.shape[3] for part in cache] == [16, 32]
+    start = model.initial_cache(2)[0]
+    assert start.shape[2] == (MEMORY if initial == "zeros" else 0)
+    assert start.any() == (initial == "zeros")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

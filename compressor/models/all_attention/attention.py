@@ -48,24 +48,28 @@ class AllAttention(nn.Module):
             self.persistent_values = nn.Parameter(torch.zeros(self.persistent, self.width))
         self.dropout = nn.Dropout(config.attention_dropout)
 
-    def forward(self, x: Tensor, context: Tensor, positions: Tensor, band: Band) -> tuple[Tensor]:
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What is seen of `x` (batch, length, hidden): twice (batch, length, heads x head size)."""
+        return self.k(x), self.v(x)
+
+    def forward(self, x: Tensor, seen: tuple[Tensor, Tensor], positions: Tensor, band: Band) -> tuple[Tensor]:
         """What the heads read.
 
         Args:
             x: (batch, length, hidden).
-            context: memory and `x`, (batch, before + length, hidden).
+            seen: keys and values of the tokens before and of `x`, each (batch, before + length, width).
             positions: of the distances from 0, (reach + 1, hidden).
             band: which of them each token sees.
 
         Returns:
             (batch, length, heads x head size).
         """
+        keys, values = (self._by_head(part) for part in seen)
         q = self.q(x)
-        scores = self._by_head(q + self.content_bias) @ self._by_head(self.k(context)).transpose(2, 3)
+        scores = self._by_head(q + self.content_bias) @ keys.transpose(2, 3)
         far = self._by_head(q + self.position_bias) @ self._of_heads(self.r(positions))
         scores = scores + far.gather(3, band.distance.expand_as(scores))
         scores = (scores / math.sqrt(self.head_size)).masked_fill(band.hidden, -math.inf)
-        values = self._by_head(self.v(context))
         if self.persistent:
             learned = self._by_head(q) @ self._of_heads(self.persistent_keys)
             weights = self.dropout(torch.cat([learned, scores], dim=3).softmax(dim=3))

@@ -7,6 +7,7 @@ Choi 2021 ("Layer-wise Pruning of Transformer Attention Heads for Efficient Lang
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +20,18 @@ from compressor.models.all_attention.attention import AllAttention, Band
 from compressor.models.all_attention.config import AllAttentionConfig, DecoderConfig, TransformerXLConfig
 from compressor.models.all_attention.vocabulary import IGNORED, Embeddings, TiedSoftmax
 
+Memory = Tensor | Sequence[Tensor]
+"""What the remembering layers (those with heads) know of the tokens before a segment: their inputs, one tensor
+(layers, batch, before, hidden), or keys and values, one tensor a layer (2, batch, before, heads x head size). These
+need less room where few heads are left, and no projection at every segment."""
+
 
 @dataclass
 class DecoderOutput(ModelOutput):
     """`last_hidden_state` (batch, length, hidden), and the memory for the segment that follows."""
 
     last_hidden_state: Tensor | None = None
-    memory: Tensor | None = None
+    memory: Memory | None = None
 
 
 @dataclass
@@ -33,13 +39,14 @@ class LanguageModelOutput(ModelOutput):
     """What a segment gives.
 
     `logits` (batch, length, vocabulary) where there are no labels; where there are, `losses` (batch, length) in nats
-    and their mean over real labels, `loss`. `memory` (remembering layers, batch, length, hidden) is detached.
+    and their mean over real labels, `loss`. `memory` is of the kind that was given, at most `memory_length` tokens
+    long, and detached.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     losses: Tensor | None = None
-    memory: Tensor | None = None
+    memory: Memory | None = None
 
 
 class FeedForward(nn.Module):
@@ -74,13 +81,34 @@ class DecoderLayer(nn.Module):
         """Whether it has heads, so that it needs a memory."""
         return isinstance(self.core, AllAttention)
 
-    def forward(self, h: Tensor, memory: Tensor | None, positions: Tensor, band: Band) -> Tensor:
-        """`h` (batch, length, hidden), same shape out; `memory` (batch, before, hidden) is normed with this norm."""
+    def forward(
+        self, h: Tensor, memory: Tensor | None, positions: Tensor, band: Band
+    ) -> tuple[Tensor, Tensor | None]:
+        """The layer's output, and all that it could remember.
+
+        Args:
+            h: (batch, length, hidden).
+            memory: what came before, if it remembers: its own inputs (batch, before, hidden), normed here with `h`,
+                or what it made of them (2, batch, before, width): keys and values.
+            positions: of the distances from 0, (reach + 1, hidden).
+            band: which tokens see which.
+
+        Returns:
+            Shaped like `h`, and like `memory` but longer.
+        """
         x = self.norm(h)
-        context = x if memory is None else torch.cat([self.norm(memory), x], dim=1)
-        (read,) = self.core(x, context, positions, band)
+        if not self.remembers:
+            (read,), made = self.core(x), None
+        elif memory is not None and memory.dim() == 4:
+            keys, values = self.core.keys_values(x)
+            keys, values = torch.cat([memory[0], keys], dim=1), torch.cat([memory[1], values], dim=1)
+            (read,), made = self.core(x, (keys, values), positions, band), torch.stack([keys, values])
+        else:
+            assert memory is not None
+            seen = self.core.keys_values(torch.cat([self.norm(memory), x], dim=1))
+            (read,), made = self.core(x, seen, positions, band), torch.cat([memory, h], dim=1)
         h = h + self.dropout(self.output(read))
-        return h if self.ffn is None else self.ffn(h)
+        return (h if self.ffn is None else self.ffn(h)), made
 
 
 class DecoderPreTrained(PreTrainedModel):
@@ -133,29 +161,39 @@ class DecoderModel(DecoderPreTrained):
         layers = sum(layer.remembers for layer in self._layers())
         return self.positions.new_zeros(layers, batch, length, config.hidden_size)
 
-    def forward(self, input_ids: Tensor, memory: Tensor | None = None) -> DecoderOutput:
-        """Read a segment `input_ids` (batch, length) after `memory` (remembering layers, batch, before, hidden).
+    def initial_cache(self, batch: int) -> tuple[Tensor, ...]:
+        """The same as keys and values: for every remembering layer (2, batch, length, width)."""
+        layers = [layer for layer in self._layers() if layer.remembers]
+        return tuple(
+            torch.stack(layer.core.keys_values(layer.norm(memory)))
+            for layer, memory in zip(layers, self.initial_memory(batch), strict=True)
+        )
 
-        Nothing before it, not even what `initial_memory` says, is a memory of length 0; no memory is the initial one.
-        """
+    def forward(self, input_ids: Tensor, memory: Memory | None = None) -> DecoderOutput:
+        """Read a segment `input_ids` (batch, length) after a `memory`; without one, after the initial one."""
         if memory is None:
             memory = self.initial_memory(input_ids.shape[0])
         reach = self.config.memory_length
-        band = Band(input_ids.shape[1], memory.shape[2], reach, input_ids.device)
+        band = Band(input_ids.shape[1], _length(memory), reach, input_ids.device)
         positions = self.embedding_dropout(self.positions[: reach + 1])
         h = self.embedding_dropout(self.embeddings(input_ids)) * math.sqrt(self.config.hidden_size)
-        remembered: list[Tensor] = []
+        kept: list[Tensor] = []
         for layer in self._layers():
-            before = None
-            if layer.remembers:
-                before = memory[len(remembered)]
-                remembered.append(torch.cat([before, h], dim=1)[:, -reach:].detach())
-            h = layer(h, before, positions, band)
-        kept = torch.stack(remembered) if remembered else memory
-        return DecoderOutput(last_hidden_state=self.output_dropout(h), memory=kept)
+            h, made = layer(h, memory[len(kept)] if layer.remembers else None, positions, band)
+            if made is not None:
+                kept.append(made[..., -reach:, :].detach())
+        as_given = torch.stack(kept) if isinstance(memory, Tensor) and kept else tuple(kept)
+        return DecoderOutput(last_hidden_state=self.output_dropout(h), memory=as_given if kept else memory)
 
     def _layers(self) -> list[Any]:
         return list(self.layers)
+
+
+def _length(memory: Memory) -> int:
+    """How many tokens a memory of either kind holds."""
+    if isinstance(memory, Tensor):
+        return memory.shape[2]
+    return memory[0].shape[2] if memory else 0
 
 
 class DecoderForCausalLM(DecoderPreTrained):
@@ -176,8 +214,12 @@ class DecoderForCausalLM(DecoderPreTrained):
         """What stands before a stream, (remembering layers, batch, 0 or `memory_length`, hidden)."""
         return self.transformer.initial_memory(batch)
 
+    def initial_cache(self, batch: int) -> tuple[Tensor, ...]:
+        """The same as keys and values: for every remembering layer (2, batch, length, width)."""
+        return self.transformer.initial_cache(batch)
+
     def forward(
-        self, input_ids: Tensor, memory: Tensor | None = None, labels: Tensor | None = None
+        self, input_ids: Tensor, memory: Memory | None = None, labels: Tensor | None = None
     ) -> LanguageModelOutput:
         """Read a segment `input_ids` (batch, length) after `memory`; `labels` are the tokens that follow each.
 

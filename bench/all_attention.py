@@ -3,13 +3,14 @@
     python bench/all_attention.py --train ptb.train.txt --validation ptb.valid.txt --budget 90
     python bench/all_attention.py --table
 
-Every cell is a run of `recipes/ptb_all_attention_heads.yaml` with another family, penalty or seed. Both families have
-the same width, layers, heads and about the same parameters (an FFN as wide as there are persistent vectors), and see
-the same tokens. All runs of a family and seed share a folder and so the dense model. Kinds: `pruned` at several
-penalties; `small`, fewer layers trained from scratch for as long as a pruned model is altogether; and, at one penalty,
-what pruning loses without one of the method's three parts: `no-warmup` (the whole penalty at once), `half-open`
-(gates that begin as often closed as open), `unscaled` (nothing makes up for closed heads) and `unconverged` (gates from
-the start, trained as long as both stages). A run that the budget ends goes on with the next call.
+Every cell is a run of `recipes/ptb_all_attention_heads.yaml` with another family, penalty or seed. Both families
+have the same width, layers, heads and about the same parameters (an FFN as wide as there are persistent vectors),
+and see the same tokens. All runs of a family and seed share a folder and so the dense model. Kinds: `pruned` at
+several penalties; `small`, fewer layers trained from scratch for as long as a pruned model is altogether; and, at
+one penalty, what pruning loses without one of the method's three parts: `no-warmup` (the whole penalty at once),
+`half-open` (gates that begin as often closed as open), `unscaled` (nothing makes up for closed heads) and
+`unconverged` (gates from the start, trained as long as both stages). A run that the budget ends goes on with the
+next call.
 """
 
 import argparse

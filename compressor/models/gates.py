@@ -65,16 +65,16 @@ class Gates:
     The model keeps its shapes and computes what the sliced model would compute (to 1e-5 in float32).
 
     Raises:
-        ValueError: a part of a layer that is shared is to go.
+        ValueError: a part of a layer that is shared is to go, or hidden dimensions that the family needs.
     """
 
     def __init__(self, model: PreTrainedModel, structure: Structure) -> None:
-        structure.check_shared()
+        self._architecture = architecture_of(model.config)
+        self._architecture.check(structure)
         self.model = model
         self.structure = structure
         self._handles: list[Removable] = []
         self._bypassed: set[nn.Module] = set()
-        self._architecture = architecture_of(model.config)
         self._install(structure_of(model))
 
     def __enter__(self) -> Gates:

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import GPT2Config, PretrainedConfig
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
+from compressor.models import all_attention
 from compressor.models.gpt2 import GPT2LMHeadModel
 
 
@@ -17,7 +18,11 @@ class AutoModelForLanguageModeling(_BaseAutoModelClass):
     for) and, of families with one, a `memory`; they give a `LanguageOutput`.
     """
 
-    _model_mapping: dict[type[PretrainedConfig], type] = {GPT2Config: GPT2LMHeadModel}
+    _model_mapping: dict[type[PretrainedConfig], type] = {
+        all_attention.AllAttentionConfig: all_attention.AllAttentionForCausalLM,
+        all_attention.TransformerXLConfig: all_attention.TransformerXLForCausalLM,
+        GPT2Config: GPT2LMHeadModel,
+    }
 
 
 CLASSES: dict[str, Any] = {AutoModelForLanguageModeling.__name__: AutoModelForLanguageModeling} | {

@@ -32,6 +32,12 @@ log = logging.getLogger(__name__)
 
 SAVES = 10
 """Checkpoints a run writes: a killed run loses at most a tenth."""
+SCHEDULES = {
+    "linear": "linear",
+    "cosine": "cosine_with_min_lr",
+    "constant": "constant_with_warmup",
+}
+"""By our names, transformers'."""
 LOSSES = ("loss", "train_loss")
 """Of the steps since the last row of the log, and of the whole run."""
 
@@ -292,7 +298,8 @@ def _arguments(run: Run) -> TrainingArguments:
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=keys.gradient_accumulation,
         learning_rate=keys.learning_rate,
-        lr_scheduler_type="linear" if keys.schedule == "linear" else "constant_with_warmup",
+        lr_scheduler_type=SCHEDULES[keys.schedule],
+        lr_scheduler_kwargs={"min_lr_rate": keys.final_rate} if keys.schedule == "cosine" else {},
         warmup_steps=steps_of(keys.warmup, total),
         max_grad_norm=keys.max_grad_norm,
         bf16=keys.precision == "bf16",

@@ -37,10 +37,7 @@ def fold_gates(model: PreTrainedModel, values: Values) -> Structure:
                 output: Any = layer.get_submodule(table.output)
                 units = values.units[place][row].to(output.weight)
                 columns = units.repeat_interleave(output.in_features // len(units))
-                if table.is_attention:
-                    _scale(layer.get_submodule(table.inputs[-1]), columns)
-                else:
-                    output.weight *= columns
+                output.weight *= columns
                 _scale(output, values.wholes[place][row] * values.hidden)
     return values.structure(structure_of(model))
 

@@ -1,0 +1,266 @@
+"""Decoders with memory: the All-attention Transformer, and Transformer-XL as its baseline.
+
+Each layer remembers its own inputs, so that a stream can be read in segments of any length. Source: Shim, Choi, Sung,
+Choi 2021 ("Layer-wise Pruning of Transformer Attention Heads for Efficient Language Modeling"); Dai et al. 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from compressor.models.all_attention.attention import AllAttention, Band
+from compressor.models.all_attention.config import AllAttentionConfig, DecoderConfig, TransformerXLConfig
+from compressor.models.all_attention.vocabulary import IGNORED, Embeddings, TiedSoftmax
+
+Memory = Tensor | Sequence[Tensor]
+"""What the remembering layers (those with heads) know of the tokens before a segment: their inputs, one tensor
+(layers, batch, before, hidden), or keys and values, one tensor a layer (2, batch, before, heads x head size). These
+need less room where few heads are left, and no projection at every segment."""
+
+
+@dataclass
+class DecoderOutput(ModelOutput):
+    """`last_hidden_state` (batch, length, hidden), and the memory for the segment that follows."""
+
+    last_hidden_state: Tensor | None = None
+    memory: Memory | None = None
+
+
+@dataclass
+class LanguageModelOutput(ModelOutput):
+    """What a segment gives.
+
+    `logits` (batch, length, vocabulary) where there are no labels; where there are, `losses` (batch, length) in nats
+    and their mean over real labels, `loss`. `memory` is of the kind that was given, at most `memory_length` tokens
+    long, and detached.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    losses: Tensor | None = None
+    memory: Memory | None = None
+
+
+class FeedForward(nn.Module):
+    """The FFN sub-layer, norm first."""
+
+    def __init__(self, config: TransformerXLConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = nn.ReLU()
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """`h` (batch, length, hidden), same shape out."""
+        return h + self.dropout(self.output(self.activation(self.dense(self.norm(h)))))
+
+
+class DecoderLayer(nn.Module):
+    """Attention to memory, segment and persistent vectors, norm first; then the FFN, where the family has one."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.core = AllAttention(config)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.ffn = FeedForward(config) if isinstance(config, TransformerXLConfig) else None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it has heads, so that it needs a memory."""
+        return isinstance(self.core, AllAttention)
+
+    def forward(
+        self, h: Tensor, memory: Tensor | None, positions: Tensor, band: Band
+    ) -> tuple[Tensor, Tensor | None]:
+        """The layer's output, and all that it could remember.
+
+        Args:
+            h: (batch, length, hidden).
+            memory: what came before, if it remembers: its own inputs (batch, before, hidden), normed here with `h`,
+                or what it made of them (2, batch, before, width): keys and values.
+            positions: of the distances from 0, (reach + 1, hidden).
+            band: which tokens see which.
+
+        Returns:
+            Shaped like `h`, and like `memory` but longer.
+        """
+        x = self.norm(h)
+        if not self.remembers:
+            (read,), made = self.core(x), None
+        elif memory is not None and memory.dim() == 4:
+            keys, values = self.core.keys_values(x)
+            keys, values = torch.cat([memory[0], keys], dim=1), torch.cat([memory[1], values], dim=1)
+            (read,), made = self.core(x, (keys, values), positions, band), torch.stack([keys, values])
+        else:
+            assert memory is not None
+            seen = self.core.keys_values(torch.cat([self.norm(memory), x], dim=1))
+            (read,), made = self.core(x, seen, positions, band), torch.cat([memory, h], dim=1)
+        h = h + self.dropout(self.output(read))
+        return (h if self.ffn is None else self.ffn(h)), made
+
+
+class DecoderPreTrained(PreTrainedModel):
+    """What transformers needs to know: names, and how weights begin."""
+
+    config_class = DecoderConfig
+    base_model_prefix = "transformer"
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Uniform weights as released; transformers calls this for children before their parents."""
+        wide = 1 / math.sqrt(self.config.hidden_size)
+        narrow = wide / math.sqrt(self.config.num_hidden_layers)
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.uniform_(module.weight, -wide, wide)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, AllAttention):
+            for name, parameter in module.named_parameters():
+                if name.endswith("bias"):
+                    nn.init.zeros_(parameter)
+                else:
+                    nn.init.uniform_(parameter, -narrow, narrow)
+        elif isinstance(module, FeedForward):
+            bound = 1 / math.sqrt(module.output.in_features)
+            nn.init.uniform_(module.output.weight, -bound, bound)
+        elif isinstance(module, DecoderModel):
+            nn.init.uniform_(module.positions, -wide, wide)
+
+
+class DecoderModel(DecoderPreTrained):
+    """Embeddings and layers."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.positions = nn.Parameter(torch.zeros(config.distances, config.hidden_size))
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.output_dropout = nn.Dropout(config.output_dropout)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Tables and projections together."""
+        return self.embeddings
+
+    def initial_memory(self, batch: int) -> Tensor:
+        """What stands before a stream, (remembering layers, batch, 0 or `memory_length`, hidden)."""
+        config = self.config
+        length = config.memory_length if config.initial_memory == "zeros" else 0
+        layers = sum(layer.remembers for layer in self._layers())
+        return self.positions.new_zeros(layers, batch, length, config.hidden_size)
+
+    def initial_cache(self, batch: int) -> tuple[Tensor, ...]:
+        """The same as keys and values: for every remembering layer (2, batch, length, width)."""
+        layers = [layer for layer in self._layers() if layer.remembers]
+        return tuple(
+            torch.stack(layer.core.keys_values(layer.norm(memory)))
+            for layer, memory in zip(layers, self.initial_memory(batch), strict=True)
+        )
+
+    def forward(self, input_ids: Tensor, memory: Memory | None = None) -> DecoderOutput:
+        """Read a segment `input_ids` (batch, length) after a `memory`; without one, after the initial one."""
+        if memory is None:
+            memory = self.initial_memory(input_ids.shape[0])
+        reach = self.config.memory_length
+        band = Band(input_ids.shape[1], _length(memory), reach, input_ids.device)
+        positions = self.embedding_dropout(self.positions[: reach + 1])
+        h = self.embedding_dropout(self.embeddings(input_ids)) * math.sqrt(self.config.hidden_size)
+        kept: list[Tensor] = []
+        for layer in self._layers():
+            h, made = layer(h, memory[len(kept)] if layer.remembers else None, positions, band)
+            if made is not None:
+                kept.append(made[..., -reach:, :].detach())
+        as_given = torch.stack(kept) if isinstance(memory, Tensor) and kept else tuple(kept)
+        return DecoderOutput(last_hidden_state=self.output_dropout(h), memory=as_given if kept else memory)
+
+    def _layers(self) -> list[Any]:
+        return list(self.layers)
+
+
+def _length(memory: Memory) -> int:
+    """How many tokens a memory of either kind holds."""
+    if isinstance(memory, Tensor):
+        return memory.shape[2]
+    return memory[0].shape[2] if memory else 0
+
+
+class DecoderForCausalLM(DecoderPreTrained):
+    """A decoder with its softmax."""
+
+    decoder_class: type[DecoderModel] = DecoderModel
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config)
+        self.transformer = self.decoder_class(config)
+        self.softmax = TiedSoftmax(config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> None:
+        """None apart: the softmax reads the embeddings' tables."""
+
+    def initial_memory(self, batch: int) -> Tensor:
+        """What stands before a stream, (remembering layers, batch, 0 or `memory_length`, hidden)."""
+        return self.transformer.initial_memory(batch)
+
+    def initial_cache(self, batch: int) -> tuple[Tensor, ...]:
+        """The same as keys and values: for every remembering layer (2, batch, length, width)."""
+        return self.transformer.initial_cache(batch)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        memory: Memory | None = None,
+        labels: Tensor | None = None,
+        last: bool = False,
+    ) -> LanguageModelOutput:
+        """Read a segment `input_ids` (batch, length) after `memory`; `labels` are the tokens that follow each.
+
+        A label of -100 is ignored: its loss is 0. `last` gives the logits of the last token alone.
+        """
+        body = self.transformer(input_ids, memory)
+        wanted = body.last_hidden_state[:, -1:] if last else body.last_hidden_state
+        states = wanted.flatten(0, 1)
+        if labels is None:
+            logits = self.softmax(states, self.transformer.embeddings)
+            return LanguageModelOutput(logits=logits.view(*wanted.shape[:2], -1), memory=body.memory)
+        losses = self.softmax.losses(states, labels.flatten(), self.transformer.embeddings)
+        mean = losses.sum() / (labels != IGNORED).sum().clamp(min=1)
+        return LanguageModelOutput(loss=mean, losses=losses.view_as(labels), memory=body.memory)
+
+
+class AllAttentionModel(DecoderModel):
+    """The All-attention Transformer without its softmax."""
+
+    config_class = AllAttentionConfig
+
+
+class AllAttentionForCausalLM(DecoderForCausalLM):
+    """The All-attention Transformer."""
+
+    config_class = AllAttentionConfig
+    decoder_class = AllAttentionModel
+
+
+class TransformerXLModel(DecoderModel):
+    """Transformer-XL without its softmax."""
+
+    config_class = TransformerXLConfig
+
+
+class TransformerXLForCausalLM(DecoderForCausalLM):
+    """Transformer-XL with learned positions, norm first: the same in all but the FFN."""
+
+    config_class = TransformerXLConfig
+    decoder_class = TransformerXLModel

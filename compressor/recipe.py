@@ -14,14 +14,14 @@ from pydantic import Field, SerializeAsAny, ValidationError
 
 from compressor.benchmark.schema import BenchmarkKeys
 from compressor.errors import UserError
-from compressor.models.source import ModelSource
+from compressor.models.source import ModelSource, NewModel, TrainTokenizer
 from compressor.pruning.base import METHODS, Target, method_class
 from compressor.schema import Keys, suggest
 from compressor.stages.base import TEACHER, Stage
 from compressor.stages.chain import STAGES, Outline, Problem, build_chain, check_order, stage_ids
 from compressor.stages.prune import Prune
 from compressor.stages.release import UNJUDGED, GateKeys, Limit, cell_of, judged
-from compressor.tasks.schema import UNLABELLED, TaskKeys
+from compressor.tasks.schema import STREAMED, UNLABELLED, TaskKeys
 from compressor.yamlfile import Document, parse_value, read_yaml
 
 
@@ -233,6 +233,9 @@ def check_references(recipe: Recipe) -> Iterator[Problem]:
             yield ("target",), f"is missing: {pruner.method} needs a {goals} to aim at"
     if recipe.task.type in UNLABELLED:
         yield from _check_teachers(recipe)
+    yield from _check_vocabulary(recipe)
+    if recipe.task.type in STREAMED:
+        yield from _check_no_teachers(recipe)
     chain = build_chain(recipe.stages, recipe.baseline)
     timed = {gate: getattr(recipe.gates, gate) for gate in ("min_speedup", "max_latency_ms")}
     limits = {gate: limit for gate, limit in timed.items() if isinstance(limit, Limit)}
@@ -265,6 +268,24 @@ def _check_teachers(recipe: Recipe) -> Iterator[Problem]:
         for key in ("alpha", "temperature"):
             if training and training.distill and key in training.distill.model_fields_set:
                 yield (*at, key), f"is for tasks with labels; {recipe.task.type} has none: leave it out"
+
+
+def _check_vocabulary(recipe: Recipe) -> Iterator[Problem]:
+    """A vocabulary that is trained is of the task's kind."""
+    tokenizer = recipe.model.tokenizer if isinstance(recipe.model, NewModel) else None
+    if isinstance(tokenizer, TrainTokenizer):
+        known = ("word", "bpe", "character") if recipe.task.type in STREAMED else ("wordpiece",)
+        if tokenizer.train not in known:
+            what = f"'{tokenizer.train}' does not serve {recipe.task.type}; take {' or '.join(known)}"
+            yield ("model", "tokenizer", "train"), what
+
+
+def _check_no_teachers(recipe: Recipe) -> Iterator[Problem]:
+    """Nothing is distilled: what a teacher gives would be kept for all tokens times the vocabulary."""
+    for number, stage in enumerate(recipe.stages):
+        if stage.training and stage.training.distill:
+            at = ("stages", number, stage.verb, TEACHER[0])
+            yield at, f"is not for {recipe.task.type}, whose next tokens are labels enough: leave it out"
 
 
 def _among(names: Sequence[str]) -> str:

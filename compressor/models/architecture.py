@@ -89,6 +89,8 @@ class Architecture:
     """Place of the token that stands for the whole text: the first (0) or the last (-1)."""
     decoder: bool = False
     """Whether it reads from left to right and predicts the next token; then norms stand before sub-layers."""
+    final_norm: str | None = None
+    """The norm behind the last layer, where norms stand before sub-layers."""
     fixed_width: bool = False
     """Whether hidden dimensions can't go: memories and tables of several widths have them."""
     prepare: Callable[[PreTrainedModel], None] | None = None
@@ -123,6 +125,7 @@ class Architecture:
                 "layers": getattr(config, stack.layers_key),
                 **{
                     sub.name: getattr(config, stack.heads_key if sub.is_attention else stack.ffn_key)
+                    or 4 * config.hidden_size  # what a config that leaves the FFN's width open means
                     for sub in stack.sublayers
                 },
             }
@@ -258,6 +261,25 @@ TRANSFORMER_XL_LAYER = (
     ),
 )
 
+GPT2_LAYER = (
+    SubLayerTable(
+        name="attention",
+        inputs=("attn.core.q", "attn.core.k", "attn.core.v"),
+        output="attn.c_proj",
+        norm="ln_1",
+        core="attn.core",
+        counts=("heads", "width"),
+    ),
+    SubLayerTable(
+        name="ffn",
+        inputs=("mlp.c_fc",),
+        output="mlp.c_proj",
+        norm="ln_2",
+        core="mlp.c_fc",
+        activation="mlp.act",
+    ),
+)
+
 # One layer for all: its parts are named to be measured; nothing cuts them.
 ALBERT_LAYER = (
     SubLayerTable(
@@ -280,6 +302,12 @@ ALBERT_LAYER = (
 
 def _with_linear_attention(model: PreTrainedModel) -> None:
     from compressor.models.xlnet import make_linear
+
+    make_linear(model)
+
+
+def _with_linear_maps(model: PreTrainedModel) -> None:
+    from compressor.models.gpt2 import make_linear
 
     make_linear(model)
 
@@ -350,6 +378,19 @@ ARCHITECTURES = {
             half_precision=False,
             cls=-1,
             prepare=_with_linear_attention,
+        ),
+        Architecture(
+            "gpt2",
+            stacks=(StackTable("decoder", "h", GPT2_LAYER, ffn_key="n_inner"),),
+            embeddings=("wte", "wpe"),
+            embeddings_norm=None,
+            readers=("lm_head",),
+            inputs=("input_ids",),
+            activation_key="activation_function",
+            cls=-1,
+            decoder=True,
+            final_norm="ln_f",
+            prepare=_with_linear_maps,
         ),
         Architecture(
             "albert",

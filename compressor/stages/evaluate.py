@@ -36,11 +36,10 @@ def predict(
     task: Task, tokenizer: Any, file: Path, frame: pd.DataFrame, progress: Progress, title: str
 ) -> tuple[Outputs, pd.DataFrame]:
     """Logits of every feature and predictions of every example of `frame`, by an ONNX file."""
-    from compressor.models.outputs import collect_outputs
     from compressor.onnx.runtime import OnnxModel
 
-    features, collate = task.features(frame, tokenizer), task.collate(tokenizer)
-    outputs = collect_outputs(OnnxModel(file), features, collate, task.output_names, progress, BATCH, title)
+    features = task.features(frame, tokenizer)
+    outputs = task.outputs(OnnxModel(file), features, tokenizer, progress, BATCH, title)
     return outputs, task.predictions(outputs, features, frame)
 
 

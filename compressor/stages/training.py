@@ -232,7 +232,7 @@ class TaskContext:
     def score(self, model: PreTrainedModel) -> float:
         """The primary metric on the selection split, turned so that more is better; `LEAST` if it is no number."""
         task, value = self.work.data.task, self.evaluate(model)
-        if math.isnan(value):
+        if not math.isfinite(value):
             return LEAST
         return value if task.higher_is_better(task.primary) else -value
 
@@ -297,14 +297,11 @@ class TaskContext:
 
     def evaluate(self, model: PreTrainedModel, split: str = "selection") -> float:
         """What choices go by on a split (the task's primary metric, if it can be had there), by PyTorch."""
-        from compressor.models.outputs import collect_outputs, torch_runner
+        from compressor.models.outputs import BATCH, torch_runner
 
         work, task = self.work, self.work.data.task
-        features = work.features(split)
-        collate = task.collate(work.tokenizer())
-        outputs = collect_outputs(
-            torch_runner(model), features, collate, task.output_names, work.progress, title="evaluate"
-        )
+        features, run = work.features(split), torch_runner(model)
+        outputs = task.outputs(run, features, work.tokenizer(), work.progress, BATCH, "evaluate")
         rows = task.predictions(outputs, features, work.data.frame(split, work.progress))
         return task.judged(rows)
 

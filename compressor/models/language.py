@@ -1,0 +1,41 @@
+"""Which class opens each family of language models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import GPT2Config, PretrainedConfig
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+from compressor.models.all_attention import (
+    AllAttentionConfig,
+    AllAttentionForCausalLM,
+    TransformerXLConfig,
+    TransformerXLForCausalLM,
+)
+from compressor.models.gpt2 import GPT2LMHeadModel
+
+
+class AutoModelForLanguageModeling(_BaseAutoModelClass):
+    """Opens a model that reads a text from left to right and predicts every next token.
+
+    All take `input_ids` (batch, length), `labels` of the same shape (the NEXT tokens, -100 where none is asked
+    for) and, of families with one, a `memory`; they give a `LanguageOutput`.
+    """
+
+    _model_mapping: dict[type[PretrainedConfig], type] = {
+        GPT2Config: GPT2LMHeadModel,
+        AllAttentionConfig: AllAttentionForCausalLM,
+        TransformerXLConfig: TransformerXLForCausalLM,
+    }
+
+
+CLASSES: dict[str, Any] = {AutoModelForLanguageModeling.__name__: AutoModelForLanguageModeling} | {
+    made.__name__: made for made in AutoModelForLanguageModeling._model_mapping.values()
+}
+"""By name; those that transformers has too compute the same there."""
+
+
+def memory_length(config: PretrainedConfig) -> int:
+    """How many tokens back a model's memory reaches; 0 for a family that reads every segment on its own."""
+    return getattr(config, "memory_length", 0) or 0

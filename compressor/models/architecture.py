@@ -235,25 +235,6 @@ XLNET_LAYER = (
     ),
 )
 
-GPT2_LAYER = (
-    SubLayerTable(
-        name="attention",
-        inputs=("attn.core.q", "attn.core.k", "attn.core.v"),
-        output="attn.c_proj",
-        norm="ln_1",
-        core="attn.core",
-        counts=("heads", "width"),
-    ),
-    SubLayerTable(
-        name="ffn",
-        inputs=("mlp.c_fc",),
-        output="mlp.c_proj",
-        norm="ln_2",
-        core="mlp.c_fc",
-        activation="mlp.act",
-    ),
-)
-
 MEMORY_ATTENTION = SubLayerTable(
     name="attention",
     inputs=("core.q", "core.k", "core.r", "core.v"),
@@ -277,6 +258,25 @@ TRANSFORMER_XL_LAYER = (
         norm="ffn.norm",
         core="ffn.dense",
         activation="ffn.activation",
+    ),
+)
+
+GPT2_LAYER = (
+    SubLayerTable(
+        name="attention",
+        inputs=("attn.core.q", "attn.core.k", "attn.core.v"),
+        output="attn.c_proj",
+        norm="ln_1",
+        core="attn.core",
+        counts=("heads", "width"),
+    ),
+    SubLayerTable(
+        name="ffn",
+        inputs=("mlp.c_fc",),
+        output="mlp.c_proj",
+        norm="ln_2",
+        core="mlp.c_fc",
+        activation="mlp.act",
     ),
 )
 
@@ -322,7 +322,6 @@ TRANSFORMER_XL = Architecture(
     decoder=True,
     fixed_width=True,
 )
-
 
 WORD_POSITION = ("embeddings.word_embeddings", "embeddings.position_embeddings")
 WORD_POSITION_TYPE = (*WORD_POSITION, "embeddings.token_type_embeddings")

@@ -7,7 +7,12 @@ from typing import Any
 from transformers import GPT2Config, PretrainedConfig
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from compressor.models import all_attention
+from compressor.models.all_attention import (
+    AllAttentionConfig,
+    AllAttentionForCausalLM,
+    TransformerXLConfig,
+    TransformerXLForCausalLM,
+)
 from compressor.models.gpt2 import GPT2LMHeadModel
 
 
@@ -19,9 +24,9 @@ class AutoModelForLanguageModeling(_BaseAutoModelClass):
     """
 
     _model_mapping: dict[type[PretrainedConfig], type] = {
-        all_attention.AllAttentionConfig: all_attention.AllAttentionForCausalLM,
-        all_attention.TransformerXLConfig: all_attention.TransformerXLForCausalLM,
         GPT2Config: GPT2LMHeadModel,
+        AllAttentionConfig: AllAttentionForCausalLM,
+        TransformerXLConfig: TransformerXLForCausalLM,
     }
 
 

@@ -54,7 +54,9 @@ def torch_outputs(
 ) -> dict[str, NDArray[np.float32]]:
     """All logits of `model` for one batch, by name; not its memory, which a layer without heads has none in."""
     output = model(**{k: torch.from_numpy(v).to(model.device) for k, v in inputs.items()})
-    return {k: v.float().cpu().numpy() for k, v in output.items() if isinstance(v, torch.Tensor) and k != MEMORY}
+    return {
+        k: v.float().cpu().numpy() for k, v in output.items() if isinstance(v, torch.Tensor) and k != MEMORY
+    }
 
 
 def largest_difference(one: NDArray[Any], other: NDArray[Any]) -> float:

@@ -33,6 +33,7 @@ class OpenModel(Stage):
         from transformers import set_seed
 
         from compressor.models import checkpoint
+        from compressor.models.all_attention.vocabulary import check_sorted
         from compressor.models.architecture import ARCHITECTURES
 
         work.progress("open model", 0.0)
@@ -46,10 +47,23 @@ class OpenModel(Stage):
             ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in special}
             sizes = {"vocab_size": len(tokenizer)} | ids
             source = source.model_copy(update={"config": source.config | sizes})
+            if source.config.get("cutoffs") and not isinstance(source.tokenizer, TrainTokenizer):
+                check_sorted(_counts(work, tokenizer), source.config["cutoffs"])
         model, _ = checkpoint.open_source(source, work.data.kind.auto_class, config)
         checkpoint.save(model, work.folder, tokenizer)
         open_tokenizer(work.folder, work.data.kind).save_pretrained(work.folder)  # as its model needs it
         return {"name": describe(work.model), "parameters": model.num_parameters()}
+
+
+def _counts(work: Work, tokenizer: Any) -> list[int]:
+    """How often each id occurs in the training text."""
+    import numpy as np
+
+    counts = np.zeros(len(tokenizer), dtype=int)
+    for row in work.data.task.features(work.data.task.examples.train, tokenizer):
+        counts += np.bincount(row["input_ids"], minlength=len(counts))
+    found: list[int] = counts.tolist()
+    return found
 
 
 def make_tokenizer(work: Work) -> Any:

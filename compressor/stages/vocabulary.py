@@ -65,9 +65,7 @@ def _byte_pairs(keys: TrainTokenizer, texts: Sequence[str]) -> tuple[Any, dict[s
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=keys.vocab_size, initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=keys.vocab_size, initial_alphabet=alphabet, show_progress=False)
     made.train_from_iterator(texts, trainer)
     counts: Counter[str] = Counter(dict.fromkeys(made.get_vocab(), 0))
     for encoding in made.encode_batch(list(texts)):

@@ -112,7 +112,13 @@ class Task(ABC):
         return collator(tokenizer, self.evaluation_columns)
 
     def outputs(
-        self, run: "Runner", features: Dataset, tokenizer: Any, progress: "Progress", batch_size: int, title: str
+        self,
+        run: "Runner",
+        features: Dataset,
+        tokenizer: Any,
+        progress: "Progress",
+        batch_size: int,
+        title: str,
     ) -> Outputs:
         """What `run` makes of every feature, by name of output, in the order of `features`."""
         from compressor.models.outputs import collect_outputs

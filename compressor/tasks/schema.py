@@ -244,7 +244,11 @@ class TaskKeys(Keys):
     @field_validator("labels")
     @classmethod
     def _labels_are_a_set(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
-        if value is not None and (kind := info.data.get("type")) in ("question-answering", "language-modeling", *UNLABELLED):
+        if value is not None and (kind := info.data.get("type")) in (
+            "question-answering",
+            "language-modeling",
+            *UNLABELLED,
+        ):
             raise ValueError(f"{kind} has no labels")
         if value is not None and len(set(value)) < len(value):
             raise ValueError(f"'{next(v for v in value if value.count(v) > 1)}' is there twice")

@@ -34,8 +34,9 @@ def split_text(train: pd.DataFrame, validation: pd.DataFrame, keys: TaskKeys) ->
 
     Raises UserError when train has but one row.
     """
-    train, validation = train.head(keys.limit.train or len(train)), validation.head(
-        keys.limit.validation or len(validation)
+    train, validation = (
+        train.head(keys.limit.train or len(train)),
+        validation.head(keys.limit.validation or len(validation)),
     )
     if len(train) < 2:
         raise UserError("train has only one row; task.selection takes a part of it that is never trained on")

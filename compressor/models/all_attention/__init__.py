@@ -18,5 +18,4 @@ for config, model, language_model in (
     AutoModel.register(config, model)
     AutoModelForCausalLM.register(config, language_model)
 
-CLASSES = {made.__name__: made for made in (AllAttentionForCausalLM, TransformerXLForCausalLM)}
-"""By name: what transformers does not have."""
+__all__ = ["AllAttentionConfig", "AllAttentionForCausalLM", "TransformerXLConfig", "TransformerXLForCausalLM"]

@@ -18,7 +18,8 @@ from transformers.utils import ModelOutput
 
 from compressor.models.all_attention.attention import AllAttention, Band
 from compressor.models.all_attention.config import AllAttentionConfig, DecoderConfig, TransformerXLConfig
-from compressor.models.all_attention.vocabulary import IGNORED, Embeddings, TiedSoftmax
+from compressor.models.all_attention.vocabulary import Embeddings, TiedSoftmax
+from compressor.models.language_output import LanguageOutput, mean_loss
 
 Memory = Tensor | Sequence[Tensor]
 """What the remembering layers (those with heads) know of the tokens before a segment: their inputs, one tensor
@@ -31,21 +32,6 @@ class DecoderOutput(ModelOutput):
     """`last_hidden_state` (batch, length, hidden), and the memory for the segment that follows."""
 
     last_hidden_state: Tensor | None = None
-    memory: Memory | None = None
-
-
-@dataclass
-class LanguageModelOutput(ModelOutput):
-    """What a segment gives.
-
-    `logits` (batch, length, vocabulary) where there are no labels; where there are, `losses` (batch, length) in nats
-    and their mean over real labels, `loss`. `memory` is of the kind that was given, at most `memory_length` tokens
-    long, and detached.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    losses: Tensor | None = None
     memory: Memory | None = None
 
 
@@ -224,20 +210,21 @@ class DecoderForCausalLM(DecoderPreTrained):
         memory: Memory | None = None,
         labels: Tensor | None = None,
         last: bool = False,
-    ) -> LanguageModelOutput:
-        """Read a segment `input_ids` (batch, length) after `memory`; `labels` are the tokens that follow each.
+    ) -> LanguageOutput:
+        """Read a segment `input_ids` (batch, length) after a `memory`; without one, after the initial one.
 
-        A label of -100 is ignored: its loss is 0. `last` gives the logits of the last token alone.
+        `labels` are the tokens that follow each, -100 where none is asked for. The memory that comes back is of the
+        kind that was given, at most `memory_length` tokens long, and detached. With an adaptive softmax the logits are
+        logarithms of probabilities. `last` gives those of the last token alone.
         """
         body = self.transformer(input_ids, memory)
         wanted = body.last_hidden_state[:, -1:] if last else body.last_hidden_state
         states = wanted.flatten(0, 1)
         if labels is None:
             logits = self.softmax(states, self.transformer.embeddings)
-            return LanguageModelOutput(logits=logits.view(*wanted.shape[:2], -1), memory=body.memory)
+            return LanguageOutput(logits=logits.view(*wanted.shape[:2], -1), memory=body.memory)
         losses = self.softmax.losses(states, labels.flatten(), self.transformer.embeddings)
-        mean = losses.sum() / (labels != IGNORED).sum().clamp(min=1)
-        return LanguageModelOutput(loss=mean, losses=losses.view_as(labels), memory=body.memory)
+        return LanguageOutput(mean_loss(losses, labels.flatten()), losses.view_as(labels), memory=body.memory)
 
 
 class AllAttentionModel(DecoderModel):

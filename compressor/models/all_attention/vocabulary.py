@@ -16,9 +16,7 @@ from torch.nn import functional
 
 from compressor.errors import UserError
 from compressor.models.all_attention.config import DecoderConfig
-
-IGNORED = -100
-"""The label of a token that has none."""
+from compressor.models.language_output import IGNORED_LABEL
 
 
 class Embeddings(nn.Module):
@@ -83,7 +81,7 @@ class TiedSoftmax(nn.Module):
 
         Words of a cluster are scored only for the tokens whose label is one of them.
         """
-        real = labels != IGNORED
+        real = labels != IGNORED_LABEL
         words = labels.clamp(min=0)
         chances = self._first(states, embeddings).log_softmax(dim=1)
         frequent = self.clusters[0][1]
@@ -121,15 +119,15 @@ def _table(embeddings: Embeddings, cluster: int) -> Tensor:
 
 
 def check_sorted(counts: Sequence[int], cutoffs: Sequence[int]) -> None:
-    """That no word is in a rarer cluster than a less frequent one. `counts`: how often each id occurs.
+    """That the words of every cluster are rarer than those of the one before. `counts`: how often each id occurs.
 
     Raises:
         UserError: the ids are not sorted by frequency.
     """
     bounds = [0, *cutoffs, len(counts)]
-    clusters = [counts[low:high] for low, high in pairwise(bounds) if low < high]
-    if any(min(frequent) < max(rare) for frequent, rare in pairwise(clusters)):
+    means = [sum(counts[low:high]) / (high - low) for low, high in pairwise(bounds)]
+    if any(rare > frequent for frequent, rare in pairwise(means)):
         raise UserError(
             "adaptive embeddings need a vocabulary sorted by frequency, the most frequent word first, and this one "
-            "is not: sort it, or leave `cutoffs` out"
+            "is not: train one, or leave model.config.cutoffs out"
         )

@@ -123,9 +123,13 @@ def check_direction(project: Project, config: PretrainedConfig) -> None:
     streamed, decoder = project.recipe.task.type in STREAMED, architecture_of(config).decoder
     if streamed and not decoder:
         others = ", ".join(name for name, family in ARCHITECTURES.items() if family.decoder)
-        raise UserError(f"language-modeling needs a decoder; a {config.model_type} model is none: take one of {others}")
+        raise UserError(
+            f"language-modeling needs a decoder; a {config.model_type} model is none: take one of {others}"
+        )
     if decoder and not streamed:
-        raise UserError(f"{config.model_type} is a decoder: it does language-modeling, not {project.recipe.task.type}")
+        raise UserError(
+            f"{config.model_type} is a decoder: it does language-modeling, not {project.recipe.task.type}"
+        )
 
 
 def check_machine(project: Project) -> None:

@@ -106,14 +106,15 @@ class FeedForward(nn.Module):
 
     def __init__(self, theirs: GPT2MLP) -> None:
         super().__init__()
-        for name in ("c_fc", "c_proj"):
-            conv = getattr(theirs, name)
-            setattr(self, name, linear(conv.weight.detach().t(), conv.bias.detach()))
+        self.c_fc, self.c_proj = (
+            linear(conv.weight.detach().t(), conv.bias.detach()) for conv in (theirs.c_fc, theirs.c_proj)
+        )
         self.act, self.dropout = theirs.act, theirs.dropout
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(batch, length, hidden) in and out."""
-        return self.dropout(self.c_proj(self.act(self.c_fc(hidden_states))))
+        found: Tensor = self.dropout(self.c_proj(self.act(self.c_fc(hidden_states))))
+        return found
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Shapes as transformers stores them; with `keep_vars`, the parameters themselves."""

@@ -50,7 +50,9 @@ def check_memory(config: PretrainedConfig, kind: Kind | None) -> None:
         UserError: it cannot.
     """
     if kind == "hidden" and not memory_length(config):
-        raise UserError(f"export: {config.model_type} has no memory of hidden states; take cache, or leave it out")
+        raise UserError(
+            f"export: {config.model_type} has no memory of hidden states; take cache, or leave it out"
+        )
     if kind == "none" and memory_length(config):
         raise UserError(f"export: {config.model_type} was trained with a memory: take hidden or cache")
     if kind and type(config) not in AutoModelForLanguageModeling._model_mapping:

@@ -76,8 +76,8 @@ def _pooled(config: Any) -> Any:
 def parity(model: PreTrainedModel, path: Path, memory: Kind | None = None) -> dict[str, Any]:
     """How far the ONNX file's logits are from PyTorch's, over varied batch sizes, lengths and padding.
 
-    `path` may also be the folder of a model's graphs, `memory` is what these hand on. Returns `max_abs_error` (over real tokens), `inputs` (sequences
-    compared).
+    `path` may also be the folder of a model's graphs, `memory` is what these hand on. Returns `max_abs_error` (over
+    real tokens), `inputs` (sequences compared).
     """
     if is_language_model(model):
         return stream_parity(model, path, memory)

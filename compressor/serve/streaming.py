@@ -21,7 +21,7 @@ class Reader:
     """A graph that reads texts piece by piece."""
 
     def __init__(self, session: Any, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """`state`: by name of an input how it begins, as the manifest has it; names of other graphs are passed over."""
+        """`state`: by name of an input how it begins, as the manifest has it; those of other graphs are ignored."""
         self.session = session
         self.nodes = {node.name: node for node in session.get_inputs()}
         self.names = [node.name for node in session.get_outputs()]

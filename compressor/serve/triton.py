@@ -26,7 +26,9 @@ def triton_config(manifest: Mapping[str, Any]) -> str:
         *(_tensor("input", name, about, rows_first) for name, about in manifest["inputs"].items()),
         *(_tensor("output", name, about, rows_first) for name, about in manifest["outputs"].items()),
     ]
-    if rows_first:  # texts that are read piece by piece, each with what was remembered, are no batch of the server's
+    if (
+        rows_first
+    ):  # texts that are read piece by piece, each with what was remembered, are no batch of the server's
         blocks.append(f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_MICROSECONDS} }}")
     threads = best_threads(rows)
     if threads is not None:

@@ -183,6 +183,7 @@ def _manifest(results: dict[str, Any], variant: str, folder: Path, data: Data, m
         **({"graphs": graphs} if list(graphs) != [MODEL_FILE] else {}),
         **({"parts": read_json(folder / PARTS_FILE)} if (folder / PARTS_FILE).exists() else {}),
         "state": _state(folder),
+        **({"optimum_class": None} if (folder / STATE_FILE).is_file() else {}),  # it feeds no state of ours
         "padding_side": tokenizer.padding_side,
         "tokenizer": {
             "pad_token_id": tokenizer.pad_token_id,

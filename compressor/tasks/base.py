@@ -119,7 +119,7 @@ class Task(ABC):
         progress: "Progress",
         batch_size: int,
         title: str,
-    ) -> Outputs:
+    ) -> dict[str, list[np.ndarray]]:
         """What `run` makes of every feature, by name of output, in the order of `features`."""
         from compressor.models.outputs import collect_outputs
 

@@ -104,7 +104,7 @@ class LanguageModeling(Task):
 
     def outputs(
         self, run: Runner, features: Dataset, tokenizer: Any, progress: Progress, batch_size: int, title: str
-    ) -> Outputs:
+    ) -> dict[str, list[np.ndarray]]:
         """The losses of all labels, segment by segment in the order of the text, whatever the batch size.
 
         What a run hands on as its `memory` the next one gets.

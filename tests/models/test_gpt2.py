@@ -1,4 +1,4 @@
-"""GPT-2 made of linear maps computes, learns and stores what transformers' does, and is cut like every other family."""
+"""GPT-2 made of linear maps computes, learns and stores what transformers' does, and is cut like other families."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,14 @@ from tests.zoo import random_structure
 
 HIDDEN, HEADS, VOCABULARY = 48, 4, 60
 AUTO = "AutoModelForLanguageModeling"
-SIZES = {"vocab_size": VOCABULARY, "n_positions": 32, "n_embd": HIDDEN, "n_layer": 3, "n_head": HEADS, "n_inner": 40}
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "n_positions": 32,
+    "n_embd": HIDDEN,
+    "n_layer": 3,
+    "n_head": HEADS,
+    "n_inner": 40,
+}
 NO_DROPOUT = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 IDS = torch.randint(0, VOCABULARY, (2, 13), generator=torch.Generator().manual_seed(0))
 
@@ -87,7 +94,8 @@ def test_labels_are_the_next_tokens_and_losses_theirs(tmp_path: Path) -> None:
 
 def test_it_learns_the_same(tmp_path: Path) -> None:
     theirs, ours = pair(tmp_path)
-    for model, inputs in ((theirs, {"input_ids": IDS, "labels": IDS}), (ours, {"input_ids": IDS[:, :-1], "labels": IDS[:, 1:]})):
+    shifted = {"input_ids": IDS[:, :-1], "labels": IDS[:, 1:]}
+    for model, inputs in ((theirs, {"input_ids": IDS, "labels": IDS}), (ours, shifted)):
         model.train()
         model(**inputs).loss.backward()
         torch.optim.SGD(model.parameters(), lr=0.5).step()
@@ -119,7 +127,9 @@ def test_a_token_changes_nothing_before_it() -> None:
 
 STRUCTURES = {
     "dense": lambda dense: dense,
-    "nothing": lambda dense: dense.keeping({("decoder", 0, name): SubLayer() for name in ("attention", "ffn")}),
+    "nothing": lambda dense: dense.keeping(
+        {("decoder", 0, name): SubLayer() for name in ("attention", "ffn")}
+    ),
     "random-1": lambda dense: random_structure(dense, 1),
     "random-2": lambda dense: random_structure(dense, 2),
     "random-hidden": lambda dense: random_structure(dense, 3, hidden=True),
@@ -249,5 +259,3 @@ def test_a_text_is_scored_without_a_vocabulary_of_numbers_a_token(tmp_path: Path
     with torch.no_grad():
         losses = model(IDS[:, :-1], labels=IDS[:, 1:]).losses
     np.testing.assert_allclose(found["losses"], losses.numpy(), atol=1e-5)
-
-

@@ -213,9 +213,9 @@ class DecoderForCausalLM(DecoderPreTrained):
     ) -> LanguageOutput:
         """Read a segment `input_ids` (batch, length) after a `memory`; without one, after the initial one.
 
-        `labels` are the tokens that follow each, -100 where none is asked for. The memory that comes back is of the
-        kind that was given, at most `memory_length` tokens long, and detached. With an adaptive softmax the logits are
-        logarithms of probabilities. `last` gives those of the last token alone.
+        `labels` are the tokens that follow each, -100 where none is asked for; `last` gives the logits of the last
+        token alone. The memory that comes back is of the kind that was given, at most `memory_length` tokens long,
+        and detached. With an adaptive softmax the logits are logarithms of probabilities.
         """
         body = self.transformer(input_ids, memory)
         wanted = body.last_hidden_state[:, -1:] if last else body.last_hidden_state

@@ -135,6 +135,7 @@ class GPT2LMHeadModel(transformers.GPT2LMHeadModel):
         memory: Sequence[Tensor] | None = None,
         labels: Tensor | None = None,
         last: bool = False,
+        output_hidden_states: bool = False,
         **_: Any,
     ) -> LanguageOutput:
         """One pass over a piece of text.
@@ -145,6 +146,7 @@ class GPT2LMHeadModel(transformers.GPT2LMHeadModel):
                 where there is none, and then none is given.
             labels: the next tokens (batch, length), -100 where none is asked for.
             last: give the logits of the last token alone.
+            output_hidden_states: give the states before the first layer and after each, not normed.
         """
         body, past = self.transformer, list(memory or ())
         before = past[0].shape[2] if past else 0
@@ -153,18 +155,21 @@ class GPT2LMHeadModel(transformers.GPT2LMHeadModel):
         h = body.drop(body.wte(input_ids) + body.wpe(places))
         hidden = looking_back(length, before + length, h)
         so_far: list[Tensor] = []
+        states = [h]
         for block in body.h:
             own = past[len(so_far)] if past and has_heads(block) else None
             attended, new = block.attn(block.ln_1(h), hidden, own)
             so_far += new
             h = h + attended
             h = h + block.mlp(block.ln_2(h))
+            states.append(h)
         logits = self.lm_head(body.ln_f(h[:, -1:] if last else h))
         kept = None if memory is None else tuple(so_far)
+        hidden_states = tuple(states) if output_hidden_states else None
         if labels is None:
-            return LanguageOutput(logits=logits, memory=kept)
+            return LanguageOutput(logits=logits, memory=kept, hidden_states=hidden_states)
         losses = token_losses(logits, labels)
-        return LanguageOutput(loss=mean_loss(losses, labels), losses=losses, memory=kept)
+        return LanguageOutput(mean_loss(losses, labels), losses, memory=kept, hidden_states=hidden_states)
 
     def initial_cache(self, batch: int) -> tuple[Tensor, ...]:
         """The memory of nothing: for every layer with heads (2, batch, 0, width)."""

@@ -26,6 +26,7 @@ from compressor.pruning.cofi.masking import Masking
 from compressor.pruning.fold import fold_constants, fold_dead_units
 from compressor.pruning.head_gates.gates import BinaryGates, Gating
 from compressor.pruning.layer_drop import without
+from compressor.pruning.layer_measures import block_influence
 from compressor.pruning.movement.masks import Masks
 from tests.pruning import gated, masked
 from tests.zoo import random_structure
@@ -259,3 +260,14 @@ def test_a_text_is_scored_without_a_vocabulary_of_numbers_a_token(tmp_path: Path
     with torch.no_grad():
         losses = model(IDS[:, :-1], labels=IDS[:, 1:]).losses
     np.testing.assert_allclose(found["losses"], losses.numpy(), atol=1e-5)
+
+
+def test_layers_are_measured_by_what_they_do_to_the_stream() -> None:
+    """A layer whose output is nothing turns nothing."""
+    model = tiny()
+    with torch.no_grad():
+        for module in (model.transformer.h[1].attn, model.transformer.h[1].mlp):
+            module.c_proj.weight.zero_()
+            module.c_proj.bias.zero_()
+    first, middle, last = block_influence(model, [{"input_ids": IDS}])
+    assert abs(middle) < 1e-6 < min(first, last)

@@ -22,6 +22,7 @@ from compressor.pruning.cofi.masking import Masking
 from compressor.pruning.fold import fold_constants, fold_dead_units
 from compressor.pruning.head_gates.gates import BinaryGates, Gating
 from compressor.pruning.layer_drop import without
+from compressor.pruning.layer_measures import block_influence, contribution
 from compressor.pruning.movement.masks import Masks
 from tests.decoders import FAMILIES, read, tiny_decoder, tokens
 from tests.pruning import gated, masked
@@ -119,3 +120,20 @@ def test_blocks_are_checked_where_there_is_no_ffn() -> None:
     masked.movement(variant="block", attention_block=[8, 8]).check(model.config)
     with pytest.raises(UserError, match="does not divide the attention matrices"):
         masked.movement(variant="block", attention_block=[5, 5]).check(model.config)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_are_measured_by_what_they_do_to_the_stream(family: str) -> None:
+    """A layer whose output is nothing turns nothing, and is the first to go."""
+    model = tiny_decoder(family)
+    layer = model.transformer.layers[1]
+    with torch.no_grad():
+        layer.output.weight.zero_()
+        layer.output.bias.zero_()
+        if layer.ffn is not None:
+            layer.ffn.output.weight.zero_()
+            layer.ffn.output.bias.zero_()
+    first, middle, last = block_influence(model, [{"input_ids": IDS}])
+    assert abs(middle) < 1e-6 < min(first, last)
+    similar = contribution(model, [{"input_ids": IDS}])
+    assert max(similar) == similar[1]

@@ -29,10 +29,11 @@ need less room where few heads are left, and no projection at every segment."""
 
 @dataclass
 class DecoderOutput(ModelOutput):
-    """`last_hidden_state` (batch, length, hidden), and the memory for the segment that follows."""
+    """`last_hidden_state` (batch, length, hidden), the memory for the segment that follows, and all layers' states."""
 
     last_hidden_state: Tensor | None = None
     memory: Memory | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 class FeedForward(nn.Module):
@@ -164,12 +165,14 @@ class DecoderModel(DecoderPreTrained):
         positions = self.embedding_dropout(self.positions[: reach + 1])
         h = self.embedding_dropout(self.embeddings(input_ids)) * math.sqrt(self.config.hidden_size)
         kept: list[Tensor] = []
+        states = [h]
         for layer in self._layers():
             h, made = layer(h, memory[len(kept)] if layer.remembers else None, positions, band)
+            states.append(h)
             if made is not None:
                 kept.append(made[..., -reach:, :].detach())
         as_given = torch.stack(kept) if isinstance(memory, Tensor) and kept else tuple(kept)
-        return DecoderOutput(last_hidden_state=self.output_dropout(h), memory=as_given if kept else memory)
+        return DecoderOutput(self.output_dropout(h), as_given if kept else memory, tuple(states))
 
     def _layers(self) -> list[Any]:
         return list(self.layers)
@@ -210,21 +213,26 @@ class DecoderForCausalLM(DecoderPreTrained):
         memory: Memory | None = None,
         labels: Tensor | None = None,
         last: bool = False,
+        output_hidden_states: bool = False,
     ) -> LanguageOutput:
         """Read a segment `input_ids` (batch, length) after a `memory`; without one, after the initial one.
 
         `labels` are the tokens that follow each, -100 where none is asked for; `last` gives the logits of the last
         token alone. The memory that comes back is of the kind that was given, at most `memory_length` tokens long,
-        and detached. With an adaptive softmax the logits are logarithms of probabilities.
+        and detached. With an adaptive softmax the logits are logarithms of probabilities. `output_hidden_states` gives
+        the states before the first layer and after each.
         """
         body = self.transformer(input_ids, memory)
+        of_layers = body.hidden_states if output_hidden_states else None
         wanted = body.last_hidden_state[:, -1:] if last else body.last_hidden_state
         states = wanted.flatten(0, 1)
         if labels is None:
             logits = self.softmax(states, self.transformer.embeddings)
-            return LanguageOutput(logits=logits.view(*wanted.shape[:2], -1), memory=body.memory)
-        losses = self.softmax.losses(states, labels.flatten(), self.transformer.embeddings)
-        return LanguageOutput(mean_loss(losses, labels.flatten()), losses.view_as(labels), memory=body.memory)
+            logits = logits.view(*wanted.shape[:2], -1)
+            return LanguageOutput(logits=logits, memory=body.memory, hidden_states=of_layers)
+        losses = self.softmax.losses(states, labels.flatten(), self.transformer.embeddings).view_as(labels)
+        mean = mean_loss(losses, labels)
+        return LanguageOutput(mean, losses, memory=body.memory, hidden_states=of_layers)
 
 
 class AllAttentionModel(DecoderModel):

@@ -56,7 +56,7 @@ def test_it_trains_with_a_cosine_that_ends_at_a_share(tmp_path: Path) -> None:
         schedule="cosine",
         final_rate=0.1,
         warmup=5,
-        learning_rate=0.01,
+        learning_rate=0.05,
         epochs=20,
     )
     losses = [row["loss"] for row in train(tiny_model("bert"), run)]
@@ -71,9 +71,9 @@ def test_it_trains_with_a_cosine_that_ends_at_a_share(tmp_path: Path) -> None:
         optimizer.step()
         scheduler.step()
         rates.append(scheduler.get_last_lr()[0])
-    assert rates[4] == pytest.approx(0.01)
-    assert rates[51] == pytest.approx(0.0055, rel=0.03)
-    assert rates[-1] == pytest.approx(0.001)
+    assert rates[4] == pytest.approx(0.05)
+    assert rates[51] == pytest.approx(0.0275, rel=0.03)
+    assert rates[-1] == pytest.approx(0.005)
 
 
 def _given(keys: TrainingKeys) -> dict[str, Any]:

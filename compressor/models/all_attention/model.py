@@ -210,7 +210,7 @@ class DecoderForCausalLM(DecoderPreTrained):
         """Read a segment `input_ids` (batch, length) after a `memory`; without one, after the initial one.
 
         `labels` are the tokens that follow each, -100 where none is asked for. The memory that comes back is of the
-        kind that was given, at most `memory_length` tokens long, and detached. With an adaptive softmax the logits are
+        kind that was given, at most `memory_length` tokens long, and detached. Logits of an adaptive softmax are
         logarithms of probabilities.
         """
         body = self.transformer(input_ids, memory)

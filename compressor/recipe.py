@@ -10,18 +10,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SerializeAsAny, ValidationError
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from compressor.benchmark.schema import BenchmarkKeys
 from compressor.errors import UserError
 from compressor.models.source import ModelSource, NewModel, TrainTokenizer
+from compressor.parts import FORWARD
 from compressor.pruning.base import METHODS, Target, method_class
 from compressor.schema import Keys, suggest
 from compressor.stages.base import TEACHER, Stage
 from compressor.stages.chain import STAGES, Outline, Problem, build_chain, check_order, stage_ids
 from compressor.stages.prune import Prune
 from compressor.stages.release import UNJUDGED, GateKeys, Limit, cell_of, judged
-from compressor.tasks.schema import STREAMED, UNLABELLED, TaskKeys
+from compressor.tasks.schema import PARTS, STREAMED, UNLABELLED, TaskKeys
 from compressor.yamlfile import Document, parse_value, read_yaml
 
 
@@ -38,6 +39,17 @@ class Recipe(Keys):
     target: Target | None = None
     gates: GateKeys = GateKeys()
     release: str = "final"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parts_of_the_task(cls, keys: Any) -> Any:
+        """Time all parts of models that run in parts, unless the recipe names some."""
+        task, grid = (keys.get(name) for name in ("task", "benchmark")) if isinstance(keys, dict) else (0, 0)
+        kind = task.get("type") if isinstance(task, dict) else getattr(task, "type", None)
+        grid = {} if grid is None else grid
+        if isinstance(kind, str) and kind in PARTS and isinstance(grid, dict):
+            return keys | {"benchmark": {"parts": list(PARTS[kind])} | grid}
+        return keys
 
 
 @dataclass(frozen=True)
@@ -237,6 +249,10 @@ def check_references(recipe: Recipe) -> Iterator[Problem]:
     if recipe.task.type in STREAMED:
         yield from _check_no_teachers(recipe)
     chain = build_chain(recipe.stages, recipe.baseline)
+    known = PARTS.get(recipe.task.type, (FORWARD,))
+    for part in recipe.benchmark.parts:
+        if part not in known:
+            yield ("benchmark", "parts"), f"no part '{part}'{suggest(part, known)} {_among(known)}"
     timed = {gate: getattr(recipe.gates, gate) for gate in ("min_speedup", "max_latency_ms")}
     limits = {gate: limit for gate, limit in timed.items() if isinstance(limit, Limit)}
     asked: dict[tuple[str | int, ...], str] = {("release",): recipe.release}

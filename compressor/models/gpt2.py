@@ -35,25 +35,26 @@ class CausalHeads(nn.Module):
         self.dropout = theirs.attn_dropout
 
     def forward(
-        self, x: Tensor, hidden: Tensor | None = None, past: Sequence[Tensor] = ()
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, x: Tensor, hidden: Tensor | None = None, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What the heads read, and the keys and values so far.
 
         Args:
             x: (batch, length, hidden).
             hidden: a number added to every score, very low where a query may not look (1, 1, length, keys).
-            past: keys and values of the tokens before, (batch, heads, tokens, head size) each.
+            past: keys and values of the tokens before, (2, batch, tokens, heads x head size).
 
         Returns:
-            (batch, length, heads x head size); keys and values (batch, heads, keys, head size).
+            (batch, length, heads x head size); keys and values, shaped like `past` but longer.
         """
-        q, k, v = (self._by_head(project(x)) for project in (self.q, self.k, self.v))
-        if past:
-            k, v = (torch.cat([old, new], dim=2) for old, new in zip(past, (k, v), strict=True))
-        scores = q @ k.transpose(2, 3) * self.scale
+        seen = torch.stack([self.k(x), self.v(x)])
+        if past is not None:
+            seen = torch.cat([past, seen], dim=2)
+        k, v = (self._by_head(part) for part in seen.unbind())
+        scores = self._by_head(self.q(x)) @ k.transpose(2, 3) * self.scale
         scores = scores + (looking_back(x.shape[1], k.shape[2], x) if hidden is None else hidden)
         read = self.dropout(scores.softmax(dim=3)) @ v
-        return read.transpose(1, 2).flatten(2), k, v
+        return read.transpose(1, 2).flatten(2), seen
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(batch, length, width) as (batch, heads, length, head size)."""
@@ -73,7 +74,7 @@ class Attention(nn.Module):
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        past: Sequence[Tensor] = (),
+        past: Tensor | None = None,
         **_: Any,
     ) -> tuple[Tensor, list[Tensor]]:
         """(batch, length, hidden) in and out; also keys and values so far, none where no head is left."""
@@ -132,15 +133,17 @@ class GPT2LMHeadModel(transformers.GPT2LMHeadModel):
         input_ids: Tensor,
         memory: Sequence[Tensor] | None = None,
         labels: Tensor | None = None,
+        last: bool = False,
         **_: Any,
     ) -> LanguageOutput:
         """One pass over a piece of text.
 
         Args:
             input_ids: (batch, length).
-            memory: keys and values of the text before, of every layer with heads in turn, (batch, heads, tokens, head
-                size) each; `None` where there is none, and then none is given.
+            memory: keys and values of the text before, of every layer with heads (2, batch, tokens, width); `None`
+                where there is none, and then none is given.
             labels: the next tokens (batch, length), -100 where none is asked for.
+            last: give the logits of the last token alone.
         """
         body, past = self.transformer, list(memory or ())
         before = past[0].shape[2] if past else 0
@@ -150,17 +153,22 @@ class GPT2LMHeadModel(transformers.GPT2LMHeadModel):
         hidden = looking_back(length, before + length, h)
         so_far: list[Tensor] = []
         for block in body.h:
-            own = past[len(so_far) : len(so_far) + 2] if has_heads(block) else []
+            own = past[len(so_far)] if past and has_heads(block) else None
             attended, new = block.attn(block.ln_1(h), hidden, own)
             so_far += new
             h = h + attended
             h = h + block.mlp(block.ln_2(h))
-        logits = self.lm_head(body.ln_f(h))
+        logits = self.lm_head(body.ln_f(h[:, -1:] if last else h))
         kept = None if memory is None else tuple(so_far)
         if labels is None:
             return LanguageOutput(logits=logits, memory=kept)
         losses = token_losses(logits, labels)
         return LanguageOutput(loss=mean_loss(losses, labels), losses=losses, memory=kept)
+
+    def initial_cache(self, batch: int) -> tuple[Tensor, ...]:
+        """The memory of nothing: for every layer with heads (2, batch, 0, width)."""
+        cores = [block.attn.core for block in self.transformer.h if has_heads(block)]
+        return tuple(core.q.weight.new_zeros(2, batch, 0, core.width) for core in cores)
 
 
 def has_heads(block: Any) -> bool:

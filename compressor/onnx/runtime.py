@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
@@ -12,6 +12,21 @@ from torch import Tensor
 
 from compressor.errors import UserError
 from compressor.models.outputs import Array
+from compressor.parts import graph_file, parts_of
+
+
+class Runnable(Protocol):
+    """A model on onnxruntime, of one graph or of several: `inputs` by name in, outputs by name out."""
+
+    @property
+    def inputs(self) -> list[str]: ...  # noqa: D102
+
+    def __call__(self, inputs: Mapping[str, Tensor | Array]) -> Mapping[str, Array]: ...  # noqa: D102
+
+
+def open_model(model: Path) -> Runnable:
+    """The model that a folder holds, or an ONNX file is, ready to run once."""
+    return OnnxModel(graph_file(model, parts_of(model)[0]))
 
 
 class OnnxModel:

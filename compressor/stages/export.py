@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from compressor.parts import MODEL_FILE as MODEL_FILE
+from compressor.parts import graphs_of
 from compressor.stages.base import Stage, Work
-
-MODEL_FILE = "model.onnx"
 
 
 class Export(Stage):
@@ -43,8 +43,8 @@ class Export(Stage):
 
 
 def copy_companions(source: Any, target: Any) -> None:
-    """Everything but the graph: config and tokenizer files."""
+    """Everything but the graphs: config and tokenizer files."""
     target.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
-        if file.is_file() and not file.name.startswith((MODEL_FILE, "stage.json")):
+        if file.is_file() and not file.name.startswith((*graphs_of(source), "stage.json")):
             shutil.copyfile(file, target / file.name)

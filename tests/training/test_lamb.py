@@ -56,11 +56,11 @@ def test_it_trains_with_a_cosine_that_ends_at_a_share(tmp_path: Path) -> None:
         schedule="cosine",
         final_rate=0.1,
         warmup=5,
-        learning_rate=0.05,
+        learning_rate=0.01,
         epochs=20,
     )
     losses = [row["loss"] for row in train(tiny_model("bert"), run)]
-    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
     trainer = _Trainer(tiny_model("bert"), run_of(tmp_path / "2", features, **_given(run.keys)))
     trainer.hook.remove()
     optimizer = trainer.create_optimizer()
@@ -71,9 +71,9 @@ def test_it_trains_with_a_cosine_that_ends_at_a_share(tmp_path: Path) -> None:
         optimizer.step()
         scheduler.step()
         rates.append(scheduler.get_last_lr()[0])
-    assert rates[4] == pytest.approx(0.05)
-    assert rates[51] == pytest.approx(0.0275, rel=0.03)
-    assert rates[-1] == pytest.approx(0.005)
+    assert rates[4] == pytest.approx(0.01)
+    assert rates[51] == pytest.approx(0.0055, rel=0.03)
+    assert rates[-1] == pytest.approx(0.001)
 
 
 def _given(keys: TrainingKeys) -> dict[str, Any]:

@@ -205,21 +205,24 @@ class DecoderForCausalLM(DecoderPreTrained):
         return self.transformer.initial_cache(batch)
 
     def forward(
-        self, input_ids: Tensor, memory: Memory | None = None, labels: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        memory: Memory | None = None,
+        labels: Tensor | None = None,
+        last: bool = False,
     ) -> LanguageOutput:
         """Read a segment `input_ids` (batch, length) after a `memory`; without one, after the initial one.
 
         `labels` are the tokens that follow each, -100 where none is asked for. The memory that comes back is of the
         kind that was given, at most `memory_length` tokens long, and detached. Logits of an adaptive softmax are
-        logarithms of probabilities.
+        logarithms of probabilities; with `last` they are those of the last token alone.
         """
         body = self.transformer(input_ids, memory)
-        states = body.last_hidden_state.flatten(0, 1)
+        wanted = body.last_hidden_state[:, -1:] if last else body.last_hidden_state
+        states = wanted.flatten(0, 1)
         if labels is None:
             logits = self.softmax(states, self.transformer.embeddings)
-            return LanguageOutput(
-                logits=logits.view(input_ids.shape[0], input_ids.shape[1], -1), memory=body.memory
-            )
+            return LanguageOutput(logits=logits.view(*wanted.shape[:2], -1), memory=body.memory)
         losses = self.softmax.losses(states, labels.flatten(), self.transformer.embeddings)
         return LanguageOutput(mean_loss(losses, labels.flatten()), losses.view_as(labels), memory=body.memory)
 

@@ -100,7 +100,7 @@ class DecoderLayer(nn.Module):
 class DecoderPreTrained(PreTrainedModel):
     """What transformers needs to know: names, and how weights begin."""
 
-    config_class = DecoderConfig
+    config_class: type[DecoderConfig] = DecoderConfig
     base_model_prefix = "transformer"
 
     def _init_weights(self, module: nn.Module) -> None:

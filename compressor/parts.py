@@ -14,6 +14,8 @@ MODEL_FILE = "model.onnx"
 """The graph of a model that has only one."""
 PARTS_FILE = "parts.json"
 """Beside the graphs of a model that has several, or whose graph runs in more than one way."""
+STATE_FILE = "state.json"
+"""Beside graphs that hand on what they remember: how each such tensor begins."""
 FORWARD = "forward"
 Size = int | str
 """Of a named dimension: a number, or the name of another dimension ("batch", "sequence")."""

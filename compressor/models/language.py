@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import GPT2Config, PretrainedConfig
+from transformers import GPT2Config, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from compressor.models.all_attention import (
@@ -34,6 +34,11 @@ CLASSES: dict[str, Any] = {AutoModelForLanguageModeling.__name__: AutoModelForLa
     made.__name__: made for made in AutoModelForLanguageModeling._model_mapping.values()
 }
 """By name; those that transformers has too compute the same there."""
+
+
+def is_language_model(model: PreTrainedModel) -> bool:
+    """Whether it is one that `AutoModelForLanguageModeling` opens."""
+    return isinstance(model, tuple(AutoModelForLanguageModeling._model_mapping.values()))
 
 
 def memory_length(config: PretrainedConfig) -> int:

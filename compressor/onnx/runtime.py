@@ -11,8 +11,9 @@ import onnxruntime
 from torch import Tensor
 
 from compressor.errors import UserError
+from compressor.files import read_json
 from compressor.models.outputs import Array
-from compressor.parts import graph_file, parts_of
+from compressor.parts import STATE_FILE, graph_file, parts_of
 
 
 class Runnable(Protocol):
@@ -26,7 +27,16 @@ class Runnable(Protocol):
 
 def open_model(model: Path) -> Runnable:
     """The model that a folder holds, or an ONNX file is, ready to run once."""
-    return OnnxModel(graph_file(model, parts_of(model)[0]))
+    file = graph_file(model, parts_of(model)[0])
+    return open_graph(file.parent, file.name)
+
+
+def open_graph(folder: Path, name: str) -> Runnable:
+    """A graph of a folder; one that hands on what it remembers begins as the folder says."""
+    graph, stored = OnnxModel(folder / name), folder / STATE_FILE
+    state = read_json(stored) if stored.is_file() else {}
+    mine = {name: about for name, about in state.items() if name in graph.inputs}
+    return Stateful(graph, mine) if mine else graph
 
 
 class OnnxModel:
@@ -54,3 +64,34 @@ class OnnxModel:
         """All outputs by name; inputs that the graph lacks are ignored."""
         feed: dict[str, Any] = {name: np.asarray(inputs[name]) for name in self.inputs}
         return dict(zip(self.outputs, self.session.run(None, feed), strict=True))
+
+
+class Stateful:
+    """A graph that reads a text piece by piece: what it gives under a state's name goes into the next run.
+
+    A run without it begins a text.
+    """
+
+    def __init__(self, graph: OnnxModel, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """`state`: how long each tensor is at the beginning of a text (`length`) and what fills it (`value`)."""
+        self.graph, self.state = graph, state
+        nodes = {node.name: node for node in graph.session.get_inputs()}
+        self.shapes = {name: nodes[name].shape for name in state}
+
+    @property
+    def inputs(self) -> list[str]:
+        """What must be given."""
+        return [name for name in self.graph.inputs if name not in self.state]
+
+    def __call__(self, inputs: Mapping[str, Tensor | Array]) -> Mapping[str, Array]:
+        """All outputs by name, those of the state by the names of its inputs."""
+        begun = {name: inputs.get(name, self.initial(name, len(inputs["input_ids"]))) for name in self.state}
+        found = self.graph({**inputs, **begun})
+        renamed = {f"{name}_out": name for name in self.state}
+        return {renamed.get(name, name): value for name, value in found.items()}
+
+    def initial(self, name: str, batch: int) -> Array:
+        """A tensor of the state before a text: (.., batch, length, width)."""
+        about, (first, *_, width) = self.state[name], self.shapes[name]
+        value = np.asarray(about["value"], dtype=np.float32)
+        return np.broadcast_to(value, (first, batch, about["length"], width)).copy()

@@ -24,14 +24,14 @@ class Export(Stage):
         from compressor.models import checkpoint
         from compressor.models.architecture import structure_of
         from compressor.models.measures import measures
-        from compressor.onnx.export import check_parity, export_onnx
+        from compressor.onnx.export import check_parity, export_model
 
         work.progress("export", 0.0)
         model = checkpoint.load(work.source)
         work.folder.mkdir(parents=True, exist_ok=True)
-        export_onnx(model, work.data.kind.optimum_task, self.opset, work.folder / MODEL_FILE)
+        export_model(model, work.data.kind.optimum_task, self.opset, work.folder)
         work.progress("parity", 0.5)
-        parity = check_parity(model, work.folder / MODEL_FILE, work.gates.max_parity_error)
+        parity = check_parity(model, work.folder, work.gates.max_parity_error)
         model.config.save_pretrained(work.folder)
         work.tokenizer().save_pretrained(work.folder)
         return {

@@ -14,7 +14,7 @@ import numpy as np
 from compressor import __version__
 from compressor.errors import GateError, UserError
 from compressor.files import appearing, digest, json_text, read_json, sha256, write_json
-from compressor.parts import MODEL_FILE, PARTS_FILE, graphs_of, parts_of
+from compressor.parts import MODEL_FILE, PARTS_FILE, STATE_FILE, graphs_of, parts_of
 from compressor.provenance import sources_of
 from compressor.report.card import model_card
 from compressor.report.markdown import public
@@ -36,6 +36,7 @@ Where all outputs are smaller than 1, as numbers of a vector of length 1 are, it
 """
 ROLES = {
     PARTS_FILE: "parts",
+    STATE_FILE: "state",
     "config.json": "config",
     SAMPLE: "sample",
     "README.md": "model card",
@@ -175,7 +176,7 @@ def _manifest(results: dict[str, Any], variant: str, folder: Path, data: Data, m
         "files": {},
         **(graphs.get(MODEL_FILE) or {"graphs": graphs}),
         **({"parts": read_json(folder / PARTS_FILE)} if (folder / PARTS_FILE).exists() else {}),
-        "state": {},
+        "state": _state(folder),
         "padding_side": tokenizer.padding_side,
         "tokenizer": {
             "pad_token_id": tokenizer.pad_token_id,
@@ -201,6 +202,17 @@ def _manifest(results: dict[str, Any], variant: str, folder: Path, data: Data, m
         "seed": results["seed"],
         "environment": results["environment"],
     }
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    """What is handed on from run to run: the output that each such input is fed with, and how a text begins.
+
+    There its `length` (the last axis but one) is filled with `value`, a number or a list that is spread out.
+    """
+    if not (folder / STATE_FILE).is_file():
+        return {}
+    state = read_json(folder / STATE_FILE)
+    return {name: {"output": f"{name}_out", **about} for name, about in state.items()}
 
 
 def _tensors(graph: OnnxModel) -> dict[str, Any]:

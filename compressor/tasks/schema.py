@@ -48,7 +48,7 @@ METRICS = {  # the first is the default; regression's are below
     "feature-extraction": ("spearman", "cosine"),
     "language-modeling": ("perplexity", "bits_per_character", "bits_per_byte", "word_perplexity"),
 }
-PARTS: dict[str, tuple[str, ...]] = {}
+PARTS: dict[str, tuple[str, ...]] = {"language-modeling": ("segment", "step")}
 """What is timed of models that do a task in several parts, the most telling one first; of others `forward`."""
 UNLABELLED = ("feature-extraction",)
 """Tasks that are learned from a teacher alone."""

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from compressor.errors import UserError
 from compressor.models import checkpoint
 from compressor.models.all_attention.attention import Band
+from compressor.models.all_attention.vocabulary import check_sorted
 from compressor.models.architecture import architecture_of, structure_of
 from compressor.models.measures import measures
 from compressor.models.slicing import slice_model
@@ -308,6 +309,15 @@ def test_every_word_has_the_vector_of_its_cluster() -> None:
         embeddings.clusters, embeddings.tables, embeddings.projections, strict=True
     ):
         torch.testing.assert_close(words[low:high], project(table.weight))
+
+
+def test_an_unsorted_vocabulary_is_refused() -> None:
+    check_sorted(
+        [0, 90, 50, 7, 8, 1, 2], [3, 5]
+    )  # within a cluster the order does not matter, nor one rare word
+    for counts in ([9, 8, 7, 10, 12, 1, 1], [90, 50, 1, 1, 9, 9, 9]):
+        with pytest.raises(UserError, match="sorted by frequency"):
+            check_sorted(counts, [3, 5])
 
 
 def test_a_word_is_dropped_wherever_it_stands() -> None:

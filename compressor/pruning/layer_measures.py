@@ -145,7 +145,8 @@ def _hidden_states(model: PreTrainedModel, batches: Batches) -> Iterable[tuple[t
     for batch in batches:
         inputs = {name: values.to(model.device) for name, values in batch.items() if name in names}
         outputs: Any = model.base_model(**inputs, output_hidden_states=True)
-        yield outputs.hidden_states, inputs["attention_mask"].bool()
+        mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+        yield outputs.hidden_states, mask.bool()
 
 
 def _layers(model: PreTrainedModel) -> Iterable[Any]:

@@ -384,9 +384,10 @@ def test_a_recipe_makes_one_from_scratch(family: str, tmp_path: Path) -> None:
         ({"memory_length": 0}, "memory_length should be at least 1"),
         ({"distances": 5}, "distances should be above memory_length 5"),
         ({"initial_memory": "ones"}, "initial_memory should be empty or zeros"),
+        ({"model_type": "transformer-xl"}, "transformer-xl has no persistent_vectors"),
     ],
 )
 def test_impossible_sizes_are_refused(sizes: dict[str, Any], words: str) -> None:
-    values = tiny_config().to_diff_dict() | {"distances": None} | sizes
+    values = tiny_config().to_diff_dict() | {"distances": None, "persistent_vectors": 6} | sizes
     with pytest.raises(UserError, match=words):
         checkpoint.open_source(NewModel(config=values), "AutoModelForCausalLM", {})

@@ -14,6 +14,7 @@ from compressor.models.architecture import structure_of
 from compressor.models.gates import Gates
 from compressor.models.slicing import slice_model
 from compressor.models.structure import Structure, SubLayer
+from compressor.pruning import layer_measures
 from compressor.pruning.base import METHODS
 from compressor.pruning.cofi import Cofi
 from compressor.pruning.cofi.fold import fold_gates
@@ -119,3 +120,19 @@ def test_blocks_are_checked_where_there_is_no_ffn() -> None:
     masked.movement(variant="block", attention_block=[8, 8]).check(model.config)
     with pytest.raises(UserError, match="does not divide the attention matrices"):
         masked.movement(variant="block", attention_block=[5, 5]).check(model.config)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_are_measured(family: str) -> None:
+    """A layer that is bypassed leaves the states of all tokens as they are."""
+    model = tiny_decoder(family)
+    batches = [{"input_ids": IDS, "labels": IDS}]
+    structure = structure_of(model).keeping(
+        {("decoder", 1, name): SubLayer(absent=True) for name in structure_of(model).layers[1].sublayers}
+    )
+    with Gates(model, structure):
+        found = layer_measures.similarity(model, batches)
+    assert found.shape == (4, 4)
+    assert found[1, 2].item() == pytest.approx(1.0)
+    assert found[0, 1].item() < 0.999
+    assert found[2, 3].item() < 0.999

@@ -29,10 +29,14 @@ need less room where few heads are left, and no projection at every segment."""
 
 @dataclass
 class DecoderOutput(ModelOutput):
-    """`last_hidden_state` (batch, length, hidden), and the memory for the segment that follows."""
+    """`last_hidden_state` (batch, length, hidden), and the memory for the segment that follows.
+
+    `hidden_states`, where asked for: before the first layer and after each.
+    """
 
     last_hidden_state: Tensor | None = None
     memory: Memory | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 class FeedForward(nn.Module):
@@ -155,7 +159,9 @@ class DecoderModel(DecoderPreTrained):
             for layer, memory in zip(layers, self.initial_memory(batch), strict=True)
         )
 
-    def forward(self, input_ids: Tensor, memory: Memory | None = None) -> DecoderOutput:
+    def forward(
+        self, input_ids: Tensor, memory: Memory | None = None, output_hidden_states: bool = False
+    ) -> DecoderOutput:
         """Read a segment `input_ids` (batch, length) after a `memory`; without one, after the initial one."""
         if memory is None:
             memory = self.initial_memory(input_ids.shape[0])
@@ -164,12 +170,18 @@ class DecoderModel(DecoderPreTrained):
         positions = self.embedding_dropout(self.positions[: reach + 1])
         h = self.embedding_dropout(self.embeddings(input_ids)) * math.sqrt(self.config.hidden_size)
         kept: list[Tensor] = []
+        states = [h]
         for layer in self._layers():
             h, made = layer(h, memory[len(kept)] if layer.remembers else None, positions, band)
             if made is not None:
                 kept.append(made[..., -reach:, :].detach())
+            states.append(h)
         as_given = torch.stack(kept) if isinstance(memory, Tensor) and kept else tuple(kept)
-        return DecoderOutput(last_hidden_state=self.output_dropout(h), memory=as_given if kept else memory)
+        return DecoderOutput(
+            self.output_dropout(h),
+            as_given if kept else memory,
+            tuple(states) if output_hidden_states else None,
+        )
 
     def _layers(self) -> list[Any]:
         return list(self.layers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from compressor.errors import UserError
 from compressor.files import digest, read_json, sha256, write_json
@@ -17,6 +18,8 @@ PARTS_FILE = "parts.json"
 STATE_FILE = "state.json"
 """Beside graphs that hand on what they remember: how each such tensor begins."""
 FORWARD = "forward"
+Kind = Literal["none", "hidden", "cache"]
+"""What a language model's graphs hand on from run to run: nothing, the layers' inputs, or keys and values."""
 Size = int | str
 """Of a named dimension: a number, or the name of another dimension ("batch", "sequence")."""
 

@@ -185,8 +185,8 @@ def make_linear(model: PreTrainedModel) -> None:
     config = model.config
     if config.scale_attn_by_inverse_layer_idx or config.reorder_and_upcast_attn or config.add_cross_attention:
         raise UserError(
-            "gpt2: only its published form is supported (scale_attn_by_inverse_layer_idx, reorder_and_upcast_attn and "
-            "add_cross_attention false)"
+            "gpt2: only its published form is supported: scale_attn_by_inverse_layer_idx, reorder_and_upcast_attn "
+            "and add_cross_attention false"
         )
     for block in model.base_model.h:
         if isinstance(block.attn, GPT2Attention):

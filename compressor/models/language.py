@@ -7,6 +7,7 @@ from typing import Any
 from transformers import GPT2Config, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
+from compressor.errors import UserError
 from compressor.models.all_attention import (
     AllAttentionConfig,
     AllAttentionForCausalLM,
@@ -14,6 +15,7 @@ from compressor.models.all_attention import (
     TransformerXLForCausalLM,
 )
 from compressor.models.gpt2 import GPT2LMHeadModel
+from compressor.parts import Kind
 
 
 class AutoModelForLanguageModeling(_BaseAutoModelClass):
@@ -39,6 +41,20 @@ CLASSES: dict[str, Any] = {AutoModelForLanguageModeling.__name__: AutoModelForLa
 def is_language_model(model: PreTrainedModel) -> bool:
     """Whether it is one that `AutoModelForLanguageModeling` opens."""
     return isinstance(model, tuple(AutoModelForLanguageModeling._model_mapping.values()))
+
+
+def check_memory(config: PretrainedConfig, kind: Kind | None) -> None:
+    """That a model of this config can hand that on from one piece of a text to the next.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if kind == "hidden" and not memory_length(config):
+        raise UserError(f"export: {config.model_type} has no memory of hidden states; take cache, or leave it out")
+    if kind == "none" and memory_length(config):
+        raise UserError(f"export: {config.model_type} was trained with a memory: take hidden or cache")
+    if kind and type(config) not in AutoModelForLanguageModeling._model_mapping:
+        raise UserError(f"export: memory is for language models; {config.model_type} is none")
 
 
 def memory_length(config: PretrainedConfig) -> int:

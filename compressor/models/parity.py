@@ -19,7 +19,7 @@ TOLERANCE = 1e-4
 
 
 def varied_inputs(config: PretrainedConfig, seed: int = 0) -> Iterator[dict[str, NDArray[np.int64]]]:
-    """Batches of several sizes and lengths, with random padding on the family's side of rows where it reads a mask."""
+    """Batches of several sizes and lengths; where the family reads a mask, with random padding on its side of rows."""
     random = np.random.default_rng(seed)
     architecture = architecture_of(config)
     pad, longest = config.pad_token_id or 0, architecture.longest(config)

@@ -22,8 +22,8 @@ from compressor.models.language import is_language_model
 from compressor.models.parity import largest_difference, real_positions, torch_outputs, varied_inputs
 from compressor.onnx.graph import read_weights_directly
 from compressor.onnx.runtime import OnnxModel
-from compressor.onnx.streaming import Kind, export_language_model, stream_parity
-from compressor.parts import MODEL_FILE
+from compressor.onnx.streaming import export_language_model, stream_parity
+from compressor.parts import MODEL_FILE, Kind
 
 
 @TasksManager.create_register("onnx", overwrite_existing=True)(
@@ -73,14 +73,14 @@ def _pooled(config: Any) -> Any:
     return config
 
 
-def parity(model: PreTrainedModel, path: Path) -> dict[str, Any]:
+def parity(model: PreTrainedModel, path: Path, memory: Kind | None = None) -> dict[str, Any]:
     """How far the ONNX file's logits are from PyTorch's, over varied batch sizes, lengths and padding.
 
-    `path` may also be the folder of a model's graphs. Returns `max_abs_error` (over real tokens), `inputs` (sequences
+    `path` may also be the folder of a model's graphs, `memory` is what these hand on. Returns `max_abs_error` (over real tokens), `inputs` (sequences
     compared).
     """
     if is_language_model(model):
-        return stream_parity(model, path)
+        return stream_parity(model, path, memory)
     path = path / MODEL_FILE if path.is_dir() else path
     onnx_model = OnnxModel(path)
     worst, count = 0.0, 0
@@ -94,13 +94,15 @@ def parity(model: PreTrainedModel, path: Path) -> dict[str, Any]:
     return {"max_abs_error": worst, "inputs": count}
 
 
-def check_parity(model: PreTrainedModel, path: Path, limit: float) -> dict[str, Any]:
+def check_parity(
+    model: PreTrainedModel, path: Path, limit: float, memory: Kind | None = None
+) -> dict[str, Any]:
     """`parity`, which must hold.
 
     Raises:
         GateError: the largest difference is above `limit`.
     """
-    figures = parity(model, path)
+    figures = parity(model, path, memory)
     if not figures["max_abs_error"] <= limit:
         raise GateError(
             f"the exported graph differs from PyTorch by {figures['max_abs_error']:.2e} "

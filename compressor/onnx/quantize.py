@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def quantize(source: Path, target: Path, scheme: Scheme, batches: Iterable[Input
     elif scheme.mode == "dynamic":
         with _without_advice():
             quantize_dynamic(
-                source,
+                _own_weights(source),
                 target,
                 op_types_to_quantize=list(scheme.operators),
                 per_channel=scheme.per_channel,
@@ -75,6 +76,23 @@ def quantize(source: Path, target: Path, scheme: Scheme, batches: Iterable[Input
         with tempfile.TemporaryDirectory() as folder:
             ranges = calibrate(source, Path(folder) / "ranges.json", scheme, batches)
             quantize_with(source, target, scheme, ranges)
+
+
+def _own_weights(source: Path) -> Path | onnx.ModelProto:
+    """The graph with a copy of its own for every Gemm that shares its weights with another node.
+
+    onnxruntime turns a Gemm's weights round where they are stored, whoever else reads them (tied embeddings).
+    """
+    model = onnx.load(source)
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    shared = [n for n in graph.node if n.op_type == "Gemm" and n.input[1] in stored and readers[n.input[1]] > 1]
+    for node in shared:
+        own = graph.initializer.add()
+        own.CopyFrom(stored[node.input[1]])
+        own.name = node.input[1] = f"{node.input[1]}_of_{node.name}"
+    return model if shared else source
 
 
 def quantize_with(source: Path, target: Path, scheme: Scheme, ranges: Path) -> None:

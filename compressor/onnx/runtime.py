@@ -14,6 +14,7 @@ from compressor.errors import UserError
 from compressor.files import read_json
 from compressor.models.outputs import Array
 from compressor.parts import STATE_FILE, graph_file, parts_of
+from compressor.serve.streaming import Reader
 
 
 class Runnable(Protocol):
@@ -73,25 +74,17 @@ class Stateful:
     """
 
     def __init__(self, graph: OnnxModel, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """`state`: how long each tensor is at the beginning of a text (`length`) and what fills it (`value`)."""
-        self.graph, self.state = graph, state
-        nodes = {node.name: node for node in graph.session.get_inputs()}
-        self.shapes = {name: nodes[name].shape for name in state}
+        """`state`: how each tensor begins (see `serve.streaming`)."""
+        self.graph, self.reader = graph, Reader(graph.session, state)
 
     @property
     def inputs(self) -> list[str]:
         """What must be given."""
-        return [name for name in self.graph.inputs if name not in self.state]
+        return [name for name in self.graph.inputs if name not in self.reader.state]
 
     def __call__(self, inputs: Mapping[str, Tensor | Array]) -> Mapping[str, Array]:
         """All outputs by name, those of the state by the names of its inputs."""
-        begun = {name: inputs.get(name, self.initial(name, len(inputs["input_ids"]))) for name in self.state}
-        found = self.graph({**inputs, **begun})
-        renamed = {f"{name}_out": name for name in self.state}
-        return {renamed.get(name, name): value for name, value in found.items()}
-
-    def initial(self, name: str, batch: int) -> Array:
-        """A tensor of the state before a text: (.., batch, length, width)."""
-        about, (first, *_, width) = self.state[name], self.shapes[name]
-        value = np.asarray(about["value"], dtype=np.float32)
-        return np.broadcast_to(value, (first, batch, about["length"], width)).copy()
+        state = self.reader.begin(len(inputs["input_ids"]))
+        given = {name: np.asarray(inputs[name]) for name in state if name in inputs}
+        found, state = self.reader.read({k: v for k, v in inputs.items() if k not in state}, state | given)
+        return found | state

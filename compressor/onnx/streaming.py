@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, cycle, pairwise, takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,17 +19,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compressor.files import write_json
+from compressor.models.architecture import architecture_of
 from compressor.models.language import memory_length
 from compressor.models.outputs import MEMORY
 from compressor.models.parity import largest_difference
 from compressor.onnx.graph import read_weights_directly
 from compressor.onnx.runtime import Runnable, Stateful, open_graph
-from compressor.parts import MODEL_FILE, STATE_FILE, Part, write_parts
+from compressor.parts import MODEL_FILE, STATE_FILE, Kind, Part, write_parts
 
 SCORES_FILE = "scores.onnx"
 SEGMENT, STEP = "segment", "step"
-Kind = Literal["none", "hidden", "cache"]
-"""What is remembered: nothing, the layers' inputs, or keys and values."""
 PIECES = (5, 1, 3, 8, 2)
 """Lengths of pieces in which a text is read to compare with one pass."""
 TEXTS = ((1, 1), (2, 23), (3, 9))
@@ -49,6 +48,7 @@ def export_language_model(
     Batch size, length and the length of the memory are free.
     """
     model.eval()
+    folder.mkdir(parents=True, exist_ok=True)
     kind = kind_of(model, memory)
     state = initial_state(model, kind, batch=1)
     # A model whose segments stand alone is scored so; only its continuation remembers.
@@ -56,7 +56,8 @@ def export_language_model(
     _export(_Scores(model, kind), scored, opset, folder / SCORES_FILE)
     _export(_Next(model, kind), state, opset, folder / MODEL_FILE)
     if state:
-        write_json(folder / STATE_FILE, {name: _described(value) for name, value in state.items()})
+        limit = None if memory_length(model.config) else architecture_of(model.config).longest(model.config)
+        write_json(folder / STATE_FILE, {name: _described(value, limit) for name, value in state.items()})
     write_parts(folder, _parts(model, kind))
 
 
@@ -80,11 +81,11 @@ def _parts(model: PreTrainedModel, kind: Kind) -> list[Part]:
     ]
 
 
-def _described(value: Tensor) -> dict[str, Any]:
-    """A state tensor's start: its length, and values that fill it (a number, or a list that is spread out)."""
+def _described(value: Tensor, limit: int | None) -> dict[str, Any]:
+    """A state tensor's start: its length, what fills it (a number, or a list that is spread out), its longest."""
     same = value[..., :1, :].detach().numpy()
     first = 0.0 if not same.size or not same.any() else same.tolist()
-    return {"length": value.shape[-2], "value": first}
+    return {"length": value.shape[-2], "value": first, "limit": limit}
 
 
 class _Scores(nn.Module):

@@ -8,16 +8,22 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from compressor.parts import MODEL_FILE as MODEL_FILE
-from compressor.parts import graphs_of
+from compressor.parts import Kind, graphs_of
 from compressor.stages.base import Stage, Work
 
 
 class Export(Stage):
-    """Exports and checks parity with PyTorch; a difference above `gates.max_parity_error` fails the run."""
+    """Exports and checks parity with PyTorch; a difference above `gates.max_parity_error` fails the run.
+
+    `memory` is what the graphs of a language model hand on from run to run: `hidden` states (of a model that was
+    trained with them, by default), keys and values (`cache`), or nothing (`none`, by default of all others).
+    """
 
     verb: ClassVar[str] = "export"
 
     opset: Annotated[int, Field(ge=14, le=21)] = 18
+    # Left out of what identifies the stage where it says nothing: what was exported without it stays.
+    memory: Annotated[Kind | None, Field(exclude_if=lambda kind: kind is None)] = None
 
     def run(self, work: Work) -> dict[str, Any]:
         """Write `model.onnx` beside config and tokenizer."""
@@ -29,9 +35,9 @@ class Export(Stage):
         work.progress("export", 0.0)
         model = checkpoint.load(work.source)
         work.folder.mkdir(parents=True, exist_ok=True)
-        export_model(model, work.data.kind.optimum_task, self.opset, work.folder)
+        export_model(model, work.data.kind.optimum_task, self.opset, work.folder, self.memory)
         work.progress("parity", 0.5)
-        parity = check_parity(model, work.folder, work.gates.max_parity_error)
+        parity = check_parity(model, work.folder, work.gates.max_parity_error, self.memory)
         model.config.save_pretrained(work.folder)
         work.tokenizer().save_pretrained(work.folder)
         return {

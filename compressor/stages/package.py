@@ -21,6 +21,7 @@ from compressor.report.markdown import public
 from compressor.serve import triton
 from compressor.signing import SIGNATURE, check_signature
 from compressor.stages.base import Data, open_tokenizer
+from compressor.tasks.schema import STREAMED
 
 if TYPE_CHECKING:
     from compressor.onnx.runtime import OnnxModel
@@ -43,10 +44,12 @@ ROLES = {
     "tokenizer.json": "tokenizer",
     "client.py": "client",
     "generation.py": "client",
+    "streaming.py": "client",
     "config.pbtxt": "server configuration",
 }
 CLIENT = Path(triton.__file__).with_name("client.py")
 LOOP = "generation.py"
+STREAM = "streaming.py"
 
 
 def package(
@@ -68,6 +71,8 @@ def package(
             (folder / "serve" / "config.pbtxt").write_text(triton.triton_config(manifest), encoding="utf-8")
         if any(part.tokens for part in parts_of(folder)):
             shutil.copyfile(CLIENT.with_name(LOOP), folder / "serve" / LOOP)
+        if data.keys.type in STREAMED:
+            shutil.copyfile(CLIENT.with_name(STREAM), folder / "serve" / STREAM)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest["files"] = {path.relative_to(folder).as_posix(): _file(path) for path in files}
         write_json(folder / MANIFEST, sealed(manifest))
@@ -174,7 +179,8 @@ def _manifest(results: dict[str, Any], variant: str, folder: Path, data: Data, m
         "name": results["name"],
         "variant": variant,
         "files": {},
-        **(graphs.get(MODEL_FILE) or {"graphs": graphs}),
+        **graphs.get(MODEL_FILE, {}),
+        **({"graphs": graphs} if list(graphs) != [MODEL_FILE] else {}),
         **({"parts": read_json(folder / PARTS_FILE)} if (folder / PARTS_FILE).exists() else {}),
         "state": _state(folder),
         "padding_side": tokenizer.padding_side,

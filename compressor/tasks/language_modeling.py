@@ -64,8 +64,15 @@ class LanguageModeling(Task):
         return {}
 
     def post_processing(self, tokenizer: Any) -> dict[str, Any]:
-        """The token a text begins after."""
-        return {"start_token_id": start_of(tokenizer), "segment_length": self.keys.max_length}
+        """The token a text begins after, the one that ends a line where it has one, and the one that ends a text."""
+        newline, end = tokenizer.encode("\n", add_special_tokens=False), tokenizer.eos_token_id
+        lines = newline == [end]
+        return {
+            "start_token_id": start_of(tokenizer),
+            "segment_length": self.keys.max_length,
+            "line_end": tokenizer.eos_token if lines else None,
+            "end_token_id": None if lines else end,
+        }
 
     def features(self, frame: pd.DataFrame, tokenizer: Any) -> Dataset:
         """The segments of these rows as one text: input_ids, labels (the next tokens), and each label's row."""

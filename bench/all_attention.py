@@ -156,7 +156,7 @@ def recipe(options: argparse.Namespace, cell: Cell) -> Json:
     gates |= ABLATED.get(cell.kind, {})
     if cell.kind == "unconverged":
         gates |= {"epochs": gates["epochs"] + train["epochs"], "learning_rate": train["learning_rate"]}
-    name = f"{cell.kind}-{cell.value:g}"
+    name = f"{cell.kind}-{cell.value:g}".replace(".", "_")
     gates["id"] = name
     stages = [dense, prune, cut | {"slice": {"id": f"{name}-slice"}}]
     return made | {"stages": [*stages, {"finetune": again | {"id": f"{name}-fill"}}, export]}

@@ -33,7 +33,7 @@ def tiny_decoder(family: str = "all-attention", seed: int = 0, **extra: Any) -> 
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(tiny_config(family, **extra)).eval()
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+        torch.nn.init.normal_(parameter, std=0.2)
     return model
 
 

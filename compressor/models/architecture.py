@@ -319,6 +319,7 @@ TRANSFORMER_XL = Architecture(
     embeddings_norm=None,
     readers=(),
     inputs=("input_ids",),
+    cls=-1,
     decoder=True,
     fixed_width=True,
 )

@@ -40,14 +40,14 @@ class Lamb(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._move(parameter, group)
+                    grad = -parameter.grad if group["maximize"] else parameter.grad
+                    self._move(parameter, grad, group)
         return loss
 
-    def _move(self, weight: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, weight: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if not state:
             state["first"], state["second"] = torch.zeros_like(weight), torch.zeros_like(weight)
-        grad = -weight.grad if group["maximize"] else weight.grad
         slow, slower = group["betas"]
         state["first"].lerp_(grad, 1 - slow)
         state["second"].mul_(slower).addcmul_(grad, grad, value=1 - slower)

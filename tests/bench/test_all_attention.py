@@ -31,7 +31,7 @@ def test_every_cell_is_a_valid_recipe(cell: bench.Cell, tmp_path: Path) -> None:
     recipe = load_recipe(path).recipe
     assert recipe.seed == 42 + cell.seed
     epochs = sum(stage.training.epochs for stage in recipe.stages if stage.training)
-    assert epochs == pytest.approx(9.5 if cell.kind != "unconverged" else 15.5)  # half of 12 + 5 + 2
+    assert epochs == pytest.approx(6 if cell.kind != "unconverged" else 10)  # half of 8 + 3 + 1
 
 
 def test_cells_of_a_family_and_seed_share_the_dense_model(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from compressor.errors import UserError
 from compressor.models import checkpoint
 from compressor.models.all_attention.attention import Band
+from compressor.models.all_attention.vocabulary import check_sorted
 from compressor.models.architecture import architecture_of, structure_of
 from compressor.models.measures import measures
 from compressor.models.slicing import slice_model
@@ -310,6 +311,15 @@ def test_every_word_has_the_vector_of_its_cluster() -> None:
         torch.testing.assert_close(words[low:high], project(table.weight))
 
 
+def test_an_unsorted_vocabulary_is_refused() -> None:
+    check_sorted(
+        [0, 90, 50, 7, 8, 1, 2], [3, 5]
+    )  # within a cluster the order does not matter, nor one rare word
+    for counts in ([9, 8, 7, 10, 12, 1, 1], [90, 50, 1, 1, 9, 9, 9]):
+        with pytest.raises(UserError, match="sorted by frequency"):
+            check_sorted(counts, [3, 5])
+
+
 def test_a_word_is_dropped_wherever_it_stands() -> None:
     embeddings = tiny_decoder(word_dropout=0.5).transformer.embeddings.train()
     torch.manual_seed(0)
@@ -374,9 +384,10 @@ def test_a_recipe_makes_one_from_scratch(family: str, tmp_path: Path) -> None:
         ({"memory_length": 0}, "memory_length should be at least 1"),
         ({"distances": 5}, "distances should be above memory_length 5"),
         ({"initial_memory": "ones"}, "initial_memory should be empty or zeros"),
+        ({"model_type": "transformer-xl"}, "transformer-xl has no persistent_vectors"),
     ],
 )
 def test_impossible_sizes_are_refused(sizes: dict[str, Any], words: str) -> None:
-    values = tiny_config().to_diff_dict() | {"distances": None} | sizes
+    values = tiny_config().to_diff_dict() | {"distances": None, "persistent_vectors": 6} | sizes
     with pytest.raises(UserError, match=words):
         checkpoint.open_source(NewModel(config=values), "AutoModelForCausalLM", {})

@@ -58,9 +58,11 @@ def check_sliced(model: Any, structure: Structure, folder: Path) -> None:
         for at, layer in enumerate(structure.layers)
         if layer.sublayers["attention"].active and not layer.absent
     ]
-    assert kept.shape == (len(remembering), 2, MEMORY, HIDDEN)
+    assert len(kept) == len(remembering)
     originals = [structure.layers[at].index for at in remembering]
-    torch.testing.assert_close(kept, memory[originals], atol=1e-5, rtol=0)
+    if remembering:
+        assert kept.shape == (len(remembering), 2, MEMORY, HIDDEN)
+        torch.testing.assert_close(kept, memory[originals], atol=1e-5, rtol=0)
     checkpoint.save(small, folder)
     again = checkpoint.load(folder)
     assert torch.equal(read(again, ids, [6, 7])[0], found)
@@ -75,8 +77,7 @@ def test_heads_go_with_all_that_is_theirs(family: str, heads: tuple[Any, ...], t
     check_sliced(model, structure, tmp_path)
     removed = LAYERS * HEADS - structure.heads()
     head = 5 * HIDDEN * SIZE + 2 * SIZE + (2 * 6 * SIZE if family == "all-attention" else 0)
-    gone = sum(kept is None for kept in heads if family == "all-attention") * 3 * HIDDEN
-    gone += sum(kept is None for kept in heads if family == "transformer-xl") * 3 * HIDDEN
+    gone = sum(kept is None for kept in heads) * 3 * HIDDEN
     small = slice_model(model, structure)
     assert model.num_parameters() - small.num_parameters() == removed * head + gone
 

@@ -52,7 +52,7 @@ def write_text_recipe(folder: Path, family: str) -> Path:
     return recipe
 
 
-@pytest.mark.parametrize("family", ["all-attention", "transformer-xl"])
+@pytest.mark.parametrize("family", ["all-attention", pytest.param("transformer-xl", marks=pytest.mark.slow)])
 def test_the_whole_chain(family: str, tmp_path: Path) -> None:
     recipe, output = write_text_recipe(tmp_path, family), tmp_path / "run"
     finish(start(recipe, output))

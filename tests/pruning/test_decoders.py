@@ -14,6 +14,7 @@ from compressor.models.architecture import structure_of
 from compressor.models.gates import Gates
 from compressor.models.slicing import slice_model
 from compressor.models.structure import Structure, SubLayer
+from compressor.pruning import layer_measures
 from compressor.pruning.base import METHODS
 from compressor.pruning.cofi import Cofi
 from compressor.pruning.cofi.fold import fold_gates
@@ -22,7 +23,6 @@ from compressor.pruning.cofi.masking import Masking
 from compressor.pruning.fold import fold_constants, fold_dead_units
 from compressor.pruning.head_gates.gates import BinaryGates, Gating
 from compressor.pruning.layer_drop import without
-from compressor.pruning.layer_measures import block_influence, contribution
 from compressor.pruning.movement.masks import Masks
 from tests.decoders import FAMILIES, read, tiny_decoder, tokens
 from tests.pruning import gated, masked
@@ -123,17 +123,16 @@ def test_blocks_are_checked_where_there_is_no_ffn() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_layers_are_measured_by_what_they_do_to_the_stream(family: str) -> None:
-    """A layer whose output is nothing turns nothing, and is the first to go."""
+def test_layers_are_measured(family: str) -> None:
+    """A layer that is bypassed leaves the states of all tokens as they are."""
     model = tiny_decoder(family)
-    layer = model.transformer.layers[1]
-    with torch.no_grad():
-        layer.output.weight.zero_()
-        layer.output.bias.zero_()
-        if layer.ffn is not None:
-            layer.ffn.output.weight.zero_()
-            layer.ffn.output.bias.zero_()
-    first, middle, last = block_influence(model, [{"input_ids": IDS}])
-    assert abs(middle) < 1e-6 < min(first, last)
-    similar = contribution(model, [{"input_ids": IDS}])
-    assert max(similar) == similar[1]
+    batches = [{"input_ids": IDS, "labels": IDS}]
+    structure = structure_of(model).keeping(
+        {("decoder", 1, name): SubLayer(absent=True) for name in structure_of(model).layers[1].sublayers}
+    )
+    with Gates(model, structure):
+        found = layer_measures.similarity(model, batches)
+    assert found.shape == (4, 4)
+    assert found[1, 2].item() == pytest.approx(1.0)
+    assert found[0, 1].item() < 0.999
+    assert found[2, 3].item() < 0.999

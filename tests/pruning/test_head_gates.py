@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from compressor.pruning.head_gates.gates import (
 from compressor.pruning.head_gates.training import HeadGatesPart, penalty_share
 from compressor.schema import TrainingKeys
 from compressor.training.optimizer import make_optimizer
+from compressor.training.trainer import Run, newest_checkpoint, train
 from tests.decoders import FAMILIES, HEADS, LAYERS, read, tiny_config, tiny_decoder, tokens
 from tests.zoo import CUTTABLE, logits, padded_batch, tiny_model
 
@@ -303,6 +305,46 @@ def test_the_same_seed_prunes_the_same(learned: Any) -> None:
     assert one.structure == two.structure
     for name, value in one.model.state_dict().items():
         assert torch.equal(value, two.model.state_dict()[name])
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path: Path, accumulation: int) -> None:
+    """Weights, gates, log and what is remembered of the text are bitwise those of a whole run."""
+    text = tokens(1, 40 * 6 + 1, seed=4)[0]
+    features = [
+        {"input_ids": text[at : at + 6].tolist(), "labels": text[at + 1 : at + 7].tolist()}
+        for at in range(0, 240, 6)
+    ]
+
+    class Killed(Exception):
+        pass
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        return {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels")}
+
+    def attempt(folder: Path, stop_at: float = 2.0) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+        def progress(_what: str, share: float) -> None:
+            if share > stop_at:
+                raise Killed
+
+        method = keys(
+            penalty=0.1, epochs=2.0, batch_size=4, learning_rate=1e-3, gradient_accumulation=accumulation
+        )
+        model = tiny_decoder()
+        gating = Gating(model, BinaryGates(model, 2.0), scale_outputs=True)
+        part = HeadGatesPart(gating.gates, method, seed=3)
+        log = train(model, Run(method.training, features, collate, folder, 7, progress, part=part))
+        return model.state_dict(), log
+
+    whole, log = attempt(tmp_path / "whole")
+    with pytest.raises(Killed):
+        attempt(tmp_path / "killed", stop_at=0.55)
+    assert newest_checkpoint(tmp_path / "killed")
+    resumed, resumed_log = attempt(tmp_path / "killed")
+    assert "head_gates.logits.0" in whole
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert [row["loss"] for row in resumed_log] == [row["loss"] for row in log]
+    assert log[-1]["expected_heads"] < log[0]["expected_heads"]
 
 
 @pytest.mark.parametrize(

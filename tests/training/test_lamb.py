@@ -60,7 +60,7 @@ def test_it_trains_with_a_cosine_that_ends_at_a_share(tmp_path: Path) -> None:
         epochs=20,
     )
     losses = [row["loss"] for row in train(tiny_model("bert"), run)]
-    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
     trainer = _Trainer(tiny_model("bert"), run_of(tmp_path / "2", features, **_given(run.keys)))
     trainer.hook.remove()
     optimizer = trainer.create_optimizer()

@@ -102,5 +102,7 @@ class TransformerXLConfig(DecoderConfig):
     persistent_vectors = 0
 
     def __init__(self, intermediate_size: int = 2048, **kwargs: Any) -> None:
+        if kwargs.pop("persistent_vectors", 0):
+            raise ValueError("transformer-xl has no persistent_vectors but an FFN: give intermediate_size")
         self.intermediate_size = intermediate_size
         super().__init__(**kwargs)

@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 
 from compressor.models.all_attention.attention import AllAttention, Band
 from compressor.models.all_attention.config import AllAttentionConfig, DecoderConfig, TransformerXLConfig
+from compressor.models.all_attention.layers import DecoderLayer, FeedForward
 from compressor.models.all_attention.vocabulary import Embeddings, TiedSoftmax
 from compressor.models.language_output import LanguageOutput, mean_loss
 
@@ -29,79 +30,20 @@ need less room where few heads are left, and no projection at every segment."""
 
 @dataclass
 class DecoderOutput(ModelOutput):
-    """`last_hidden_state` (batch, length, hidden), the memory for the segment that follows, and all layers' states."""
+    """`last_hidden_state` (batch, length, hidden), and the memory for the segment that follows.
+
+    `hidden_states`, where asked for: before the first layer and after each.
+    """
 
     last_hidden_state: Tensor | None = None
     memory: Memory | None = None
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-class FeedForward(nn.Module):
-    """The FFN sub-layer, norm first."""
-
-    def __init__(self, config: TransformerXLConfig) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = nn.ReLU()
-        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-
-    def forward(self, h: Tensor) -> Tensor:
-        """`h` (batch, length, hidden), same shape out."""
-        return h + self.dropout(self.output(self.activation(self.dense(self.norm(h)))))
-
-
-class DecoderLayer(nn.Module):
-    """Attention to memory, segment and persistent vectors, norm first; then the FFN, where the family has one."""
-
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.core = AllAttention(config)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-        self.ffn = FeedForward(config) if isinstance(config, TransformerXLConfig) else None
-
-    @property
-    def remembers(self) -> bool:
-        """Whether it has heads, so that it needs a memory."""
-        return isinstance(self.core, AllAttention)
-
-    def forward(
-        self, h: Tensor, memory: Tensor | None, positions: Tensor, band: Band
-    ) -> tuple[Tensor, Tensor | None]:
-        """The layer's output, and all that it could remember.
-
-        Args:
-            h: (batch, length, hidden).
-            memory: what came before, if it remembers: its own inputs (batch, before, hidden), normed here with `h`,
-                or what it made of them (2, batch, before, width): keys and values.
-            positions: of the distances from 0, (reach + 1, hidden).
-            band: which tokens see which.
-
-        Returns:
-            Shaped like `h`, and like `memory` but longer.
-        """
-        x = self.norm(h)
-        if not self.remembers:
-            (read,), made = self.core(x), None
-        elif memory is not None and memory.dim() == 4:
-            keys, values = self.core.keys_values(x)
-            keys, values = torch.cat([memory[0], keys], dim=1), torch.cat([memory[1], values], dim=1)
-            (read,), made = self.core(x, (keys, values), positions, band), torch.stack([keys, values])
-        else:
-            assert memory is not None
-            seen = self.core.keys_values(torch.cat([self.norm(memory), x], dim=1))
-            (read,), made = self.core(x, seen, positions, band), torch.cat([memory, h], dim=1)
-        h = h + self.dropout(self.output(read))
-        return (h if self.ffn is None else self.ffn(h)), made
-
-
 class DecoderPreTrained(PreTrainedModel):
     """What transformers needs to know: names, and how weights begin."""
 
-    config_class = DecoderConfig
+    config_class: type[DecoderConfig] = DecoderConfig
     base_model_prefix = "transformer"
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -156,7 +98,9 @@ class DecoderModel(DecoderPreTrained):
             for layer, memory in zip(layers, self.initial_memory(batch), strict=True)
         )
 
-    def forward(self, input_ids: Tensor, memory: Memory | None = None) -> DecoderOutput:
+    def forward(
+        self, input_ids: Tensor, memory: Memory | None = None, output_hidden_states: bool = False
+    ) -> DecoderOutput:
         """Read a segment `input_ids` (batch, length) after a `memory`; without one, after the initial one."""
         if memory is None:
             memory = self.initial_memory(input_ids.shape[0])
@@ -168,11 +112,15 @@ class DecoderModel(DecoderPreTrained):
         states = [h]
         for layer in self._layers():
             h, made = layer(h, memory[len(kept)] if layer.remembers else None, positions, band)
-            states.append(h)
             if made is not None:
                 kept.append(made[..., -reach:, :].detach())
+            states.append(h)
         as_given = torch.stack(kept) if isinstance(memory, Tensor) and kept else tuple(kept)
-        return DecoderOutput(self.output_dropout(h), as_given if kept else memory, tuple(states))
+        return DecoderOutput(
+            self.output_dropout(h),
+            as_given if kept else memory,
+            tuple(states) if output_hidden_states else None,
+        )
 
     def _layers(self) -> list[Any]:
         return list(self.layers)
@@ -213,26 +161,21 @@ class DecoderForCausalLM(DecoderPreTrained):
         memory: Memory | None = None,
         labels: Tensor | None = None,
         last: bool = False,
-        output_hidden_states: bool = False,
     ) -> LanguageOutput:
         """Read a segment `input_ids` (batch, length) after a `memory`; without one, after the initial one.
 
-        `labels` are the tokens that follow each, -100 where none is asked for; `last` gives the logits of the last
-        token alone. The memory that comes back is of the kind that was given, at most `memory_length` tokens long,
-        and detached. With an adaptive softmax the logits are logarithms of probabilities. `output_hidden_states` gives
-        the states before the first layer and after each.
+        `labels` are the tokens that follow each, -100 where none is asked for. The memory that comes back is of the
+        kind that was given, at most `memory_length` tokens long, and detached. Logits of an adaptive softmax are
+        logarithms of probabilities; with `last` they are those of the last token alone.
         """
         body = self.transformer(input_ids, memory)
-        of_layers = body.hidden_states if output_hidden_states else None
         wanted = body.last_hidden_state[:, -1:] if last else body.last_hidden_state
         states = wanted.flatten(0, 1)
         if labels is None:
             logits = self.softmax(states, self.transformer.embeddings)
-            logits = logits.view(*wanted.shape[:2], -1)
-            return LanguageOutput(logits=logits, memory=body.memory, hidden_states=of_layers)
-        losses = self.softmax.losses(states, labels.flatten(), self.transformer.embeddings).view_as(labels)
-        mean = mean_loss(losses, labels)
-        return LanguageOutput(mean, losses, memory=body.memory, hidden_states=of_layers)
+            return LanguageOutput(logits=logits.view(*wanted.shape[:2], -1), memory=body.memory)
+        losses = self.softmax.losses(states, labels.flatten(), self.transformer.embeddings)
+        return LanguageOutput(mean_loss(losses, labels.flatten()), losses.view_as(labels), memory=body.memory)
 
 
 class AllAttentionModel(DecoderModel):

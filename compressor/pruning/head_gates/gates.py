@@ -6,6 +6,7 @@ Source: Shim et al. 2021; the gates are those of Louizos et al. 2018, rounded, w
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ class Gating:
         model.add_module(CONTAINER, gates.to(model.device).train(model.training))
         size = structure_of(model).sizes.head_size
         self._handles: list[RemovableHandle] = [
-            gate_input(projection, lambda at=at: self.factors(at), size)
+            gate_input(projection, partial(self.factors, at), size)
             for at, (_, projection, _) in enumerate(attentions(model))
         ]
 

@@ -10,13 +10,16 @@ from compressor.benchmark.machine import usable_cores
 from compressor.benchmark.sessions import check_provider
 from compressor.errors import RunError, UserError
 from compressor.executors import ExecutorKeys
-from compressor.models.architecture import architecture_of, structure_in
+from compressor.models.architecture import ARCHITECTURES, architecture_of, structure_in
+from compressor.models.language import check_memory
 from compressor.models.source import ModelSource, NewModel, describe
 from compressor.project import outside_teacher
 from compressor.stages.base import LOCK, MODEL, TEACHER
 from compressor.stages.chain import stage_ids
+from compressor.stages.export import Export
 from compressor.stages.prune import Prune
 from compressor.stages.quantize import Quantize
+from compressor.tasks.schema import STREAMED
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -37,11 +40,14 @@ def check_everything(project: Project) -> None:
     check_machine(project)
     config = checkpoint.peek(project.recipe.model)
     check_cut(project.recipe.model, config)
+    check_direction(project, config)
     if project.recipe.task.type == "feature-extraction":
         check_embeddings(project, config)
     stages = project.recipe.stages
     teachers = {name: checkpoint.peek(name) for stage in stages if (name := outside_teacher(stage))}
     for stage in stages:
+        if isinstance(stage, Export):
+            check_memory(config, stage.memory)
         if isinstance(stage, Prune):
             stage.pruner.check_family(config)
             if stage.pruner.reads_table(stage.target):
@@ -110,6 +116,20 @@ def check_embeddings(project: Project, config: PretrainedConfig) -> None:
                     "cannot be compared"
                 )
             checkpoint.same_embeddings(stated(name), wanted)
+
+
+def check_direction(project: Project, config: PretrainedConfig) -> None:
+    """A task that goes from left to right has a model that does, and no other task has."""
+    streamed, decoder = project.recipe.task.type in STREAMED, architecture_of(config).decoder
+    if streamed and not decoder:
+        others = ", ".join(name for name, family in ARCHITECTURES.items() if family.decoder)
+        raise UserError(
+            f"language-modeling needs a decoder; a {config.model_type} model is none: take one of {others}"
+        )
+    if decoder and not streamed:
+        raise UserError(
+            f"{config.model_type} is a decoder: it does language-modeling, not {project.recipe.task.type}"
+        )
 
 
 def check_machine(project: Project) -> None:
@@ -224,7 +244,9 @@ def check_lengths(project: Project, config: PretrainedConfig) -> None:
     """No text that is trained on or timed is longer than the model reads."""
     most = architecture_of(config).longest(config)
     asked = {"task.max_length": project.recipe.task.max_length}
-    asked["benchmark.sequence_lengths"] = max(project.recipe.benchmark.sequence_lengths)
+    cached = any(isinstance(stage, Export) and stage.memory == "cache" for stage in project.recipe.stages)
+    more = 1 if cached else 0  # a step reads one token after as many as the benchmark says
+    asked["benchmark.sequence_lengths"] = max(project.recipe.benchmark.sequence_lengths) + more
     for key, length in asked.items():
         if most and length > most:
             raise UserError(f"{key} asks for {length} tokens, the model reads at most {most}; lower it")

@@ -10,11 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SerializeAsAny, ValidationError
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from compressor.benchmark.schema import BenchmarkKeys
 from compressor.errors import UserError
-from compressor.models.source import ModelSource
+from compressor.models.source import ModelSource, NewModel, TrainTokenizer
+from compressor.parts import FORWARD
 from compressor.pruning.base import METHODS, Target, method_class
 from compressor.schema import Keys, suggest
 from compressor.stages.base import TEACHER, Stage
@@ -22,7 +23,7 @@ from compressor.stages.chain import STAGES, Outline, Problem, build_chain, check
 from compressor.stages.prune import Prune
 from compressor.stages.quantize import Quantize
 from compressor.stages.release import UNJUDGED, GateKeys, Limit, cell_of, judged
-from compressor.tasks.schema import UNLABELLED, TaskKeys
+from compressor.tasks.schema import PARTS, STREAMED, UNLABELLED, TaskKeys
 from compressor.yamlfile import Document, parse_value, read_yaml
 
 
@@ -39,6 +40,17 @@ class Recipe(Keys):
     target: Target | None = None
     gates: GateKeys = GateKeys()
     release: str = "final"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parts_of_the_task(cls, keys: Any) -> Any:
+        """Time all parts of models that run in parts, unless the recipe names some."""
+        task, grid = (keys.get(name) for name in ("task", "benchmark")) if isinstance(keys, dict) else (0, 0)
+        kind = task.get("type") if isinstance(task, dict) else getattr(task, "type", None)
+        grid = {} if grid is None else grid
+        if isinstance(kind, str) and kind in PARTS and isinstance(grid, dict):
+            return keys | {"benchmark": {"parts": list(PARTS[kind])} | grid}
+        return keys
 
 
 @dataclass(frozen=True)
@@ -235,7 +247,14 @@ def check_references(recipe: Recipe) -> Iterator[Problem]:
     yield from _check_precision(recipe)
     if recipe.task.type in UNLABELLED:
         yield from _check_teachers(recipe)
+    yield from _check_vocabulary(recipe)
+    if recipe.task.type in STREAMED:
+        yield from _check_no_teachers(recipe)
     chain = build_chain(recipe.stages, recipe.baseline)
+    known = PARTS.get(recipe.task.type, (FORWARD,))
+    for part in recipe.benchmark.parts:
+        if part not in known:
+            yield ("benchmark", "parts"), f"no part '{part}'{suggest(part, known)} {_among(known)}"
     timed = {gate: getattr(recipe.gates, gate) for gate in ("min_speedup", "max_latency_ms")}
     limits = {gate: limit for gate, limit in timed.items() if isinstance(limit, Limit)}
     asked: dict[tuple[str | int, ...], str] = {("release",): recipe.release}
@@ -282,6 +301,24 @@ def _check_teachers(recipe: Recipe) -> Iterator[Problem]:
         for key in ("alpha", "temperature"):
             if training and training.distill and key in training.distill.model_fields_set:
                 yield (*at, key), f"is for tasks with labels; {recipe.task.type} has none: leave it out"
+
+
+def _check_vocabulary(recipe: Recipe) -> Iterator[Problem]:
+    """A vocabulary that is trained is of the task's kind."""
+    tokenizer = recipe.model.tokenizer if isinstance(recipe.model, NewModel) else None
+    if isinstance(tokenizer, TrainTokenizer):
+        known = ("word", "bpe", "character") if recipe.task.type in STREAMED else ("wordpiece",)
+        if tokenizer.train not in known:
+            what = f"'{tokenizer.train}' does not serve {recipe.task.type}; take {' or '.join(known)}"
+            yield ("model", "tokenizer", "train"), what
+
+
+def _check_no_teachers(recipe: Recipe) -> Iterator[Problem]:
+    """Nothing is distilled: what a teacher gives would be kept for all tokens times the vocabulary."""
+    for number, stage in enumerate(recipe.stages):
+        if stage.training and stage.training.distill:
+            at = ("stages", number, stage.verb, TEACHER[0])
+            yield at, f"is not for {recipe.task.type}, whose next tokens are labels enough: leave it out"
 
 
 def _among(names: Sequence[str]) -> str:

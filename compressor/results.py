@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.files import appearing, digest, remove, sha256, write_json
+from compressor.files import appearing, digest, remove, write_json
 from compressor.onnx.graph import file_bytes
+from compressor.parts import content_of, graphs_of
 from compressor.schema import json_of
 from compressor.stages import evaluate
 from compressor.stages.base import RESULTS, open_tokenizer
 from compressor.stages.benchmark import measure_latency
-from compressor.stages.export import MODEL_FILE
 from compressor.stages.package import package, verify
 from compressor.stages.release import BASELINE, final_of, fp32_of, judge, let_through, stands_for
 
@@ -122,7 +122,7 @@ def _variant(project: Project, name: str, records: dict[str, dict[str, Any]]) ->
     folder = project.output / node.name
     info = records[node.name]["info"]
     sized = info if "parameters" in info else records[node.inputs[0]]["info"]
-    file = sha256(folder / MODEL_FILE)
+    file = content_of(folder)
     task = json_of(project.recipe.task)
     key = digest([project.keys[node.name], file, task, evaluate.VERSION, project.training_data])
     with project.display.stage(f"evaluate {name}") as progress:
@@ -134,7 +134,7 @@ def _variant(project: Project, name: str, records: dict[str, dict[str, Any]]) ->
         "metrics": measured["metrics"],
         "precision": info["precision"],
         **{k: sized[k] for k in SIZES},
-        "file_bytes": file_bytes(folder / MODEL_FILE),
+        "file_bytes": sum(file_bytes(folder / name) for name in graphs_of(folder)),
         "sha256": file,
     }
     if "scheme" in info:

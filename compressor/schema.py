@@ -149,9 +149,10 @@ class Distill(Keys):
 class TrainingKeys(Keys):
     """What every stage that trains understands.
 
-    `batch_size` counts examples per optimiser step; `freeze_embeddings` and `freeze_layers` (numbers from 0, of the
-    original model) leave these as they are. With `evaluate_every` the metric on the selection split is taken so often
-    (a share of the steps, or steps) and the best state kept; without it the last one.
+    `batch_size` counts examples per optimiser step. The learning rate falls to 0, or to `final_rate` of it (cosine).
+    `freeze_embeddings` and `freeze_layers` (numbers from 0, of the original model) leave these as they are. With
+    `evaluate_every` the metric on the selection split is taken so often (a share of the steps, or steps) and the best
+    state kept; without it the last one.
     """
 
     epochs: Annotated[float, Field(gt=0)] = 3.0
@@ -159,7 +160,10 @@ class TrainingKeys(Keys):
     batch_size: Annotated[int, Field(gt=0)] = 16
     gradient_accumulation: Annotated[int, Field(gt=0)] = 1
     warmup: Share = 0.1
-    schedule: Literal["linear", "constant"] = "linear"
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    # Left out of what identifies a training where they say nothing: trainings that were done without them stay done.
+    final_rate: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda rate: rate == 0)] = 0.0
+    optimizer: Annotated[Literal["adamw", "lamb"], Field(exclude_if=lambda name: name == "adamw")] = "adamw"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -167,6 +171,12 @@ class TrainingKeys(Keys):
     freeze_layers: list[Annotated[int, Field(ge=0)]] = []
     evaluate_every: Share = 0.0
     distill: Distill | None = None
+
+    @model_validator(mode="after")
+    def _of_the_schedule(self) -> Self:
+        if self.final_rate and self.schedule != "cosine":
+            raise ValueError("`final_rate` is for schedule cosine")
+        return self
 
 
 def training_keys(keys: TrainingKeys) -> TrainingKeys:

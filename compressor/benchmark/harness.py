@@ -16,6 +16,7 @@ from compressor.benchmark.sessions import check_provider
 from compressor.benchmark.worker import SETTLED
 from compressor.cell import Cell
 from compressor.errors import UserError
+from compressor.parts import graph_file, part_of
 from compressor.schema import suggest
 
 DEFAULTS = BenchmarkKeys()
@@ -57,7 +58,7 @@ def measure(
     overrides: Shapes | None = None,
     lengths: Sequence[int] | None = None,
 ) -> Measurement:
-    """Time `models` (name: ONNX file) in every cell, and compare each with `reference`.
+    """Time `models` (name: ONNX file, or a folder of several) in every cell, and compare each with `reference`.
 
     A cell takes `processes` (two or more) fresh processes. Each opens all models, warms them up, and runs
     them in turns, in random order, for `seconds` and at least five rounds. `progress` gets a text and the
@@ -85,6 +86,7 @@ def measure(
             seconds=seconds,
             seed=seed,
             overrides=dict(overrides or {}),
+            part=cell.part,
         )
         share = _share(progress, number, len(cells))
         timed, seen = _time_cell(cell, tuple(models), job, processes, share)
@@ -146,9 +148,13 @@ def _settled(drifts: Sequence[np.ndarray]) -> bool:
 
 def check_possible(models: Mapping[str, Path], cells: Sequence[Cell]) -> None:
     """Raise UserError for what cannot be measured here, before the first second is spent."""
-    missing = [str(path) for path in models.values() if not path.is_file()]
+    missing = [str(path) for path in models.values() if not path.exists()]
     if missing:
         raise UserError(f"no such file: {', '.join(missing)}")
+    for path in models.values():
+        for name in dict.fromkeys(cell.part for cell in cells):
+            if not (file := graph_file(path, part_of(path, name))).is_file():
+                raise UserError(f"no such file: {file}")
     for provider in {cell.provider for cell in cells}:
         check_provider(provider)
     most = max((cell.threads for cell in cells if cell.provider == "cpu"), default=1)

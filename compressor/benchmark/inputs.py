@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 
 from compressor.errors import UserError
+from compressor.parts import Size
 from compressor.schema import suggest
 
 DTYPES: dict[str, type[np.generic]] = {
@@ -29,6 +30,8 @@ SEQUENCE_NAME = re.compile(r"(max_?)?(seq|sequence)(_?(len|length))?|length|toke
 TRANSPARENT = {"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Transpose"}
 
 Shapes = Mapping[str, tuple[int, ...]]
+SUM = " + "
+"""In the name of a dimension that is as long as two others together."""
 
 
 def parse_input_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -48,13 +51,15 @@ def random_inputs(
     sequence: int,
     seed: int,
     overrides: Shapes | None = None,
+    sizes: Mapping[str, Size] | None = None,
 ) -> dict[str, np.ndarray]:
     """One array for each input of `session`, the same for the same seed.
 
     Ids lie inside the embedding they index; inputs named like masks are ones, token types zeros, positions
     count up; floats are N(0, 1). `overrides` gives the shape of an input whose dimensions say neither batch
-    nor sequence. Raises UserError for a dimension nobody gave, a fixed one that contradicts `batch` or
-    `sequence`, a type that cannot be made up, and an override of an input the model lacks.
+    nor sequence, `sizes` the lengths of named dimensions (see `parts.Part`). Raises UserError for a dimension
+    nobody gave, a fixed one that contradicts `batch` or `sequence`, a type that cannot be made up, and an override
+    of an input the model lacks.
     """
     nodes = {node.name: node for node in session.get_inputs()}
     for name in overrides or {}:
@@ -65,7 +70,7 @@ def random_inputs(
     rng = np.random.default_rng(seed)
     arrays = {}
     for name, node in nodes.items():
-        shape = (overrides or {}).get(name) or _shape(node, batch, sequence)
+        shape = (overrides or {}).get(name) or _shape(node, batch, sequence, sizes or {})
         arrays[name] = _values(name, shape, _dtype(node), rows.get(name, SMALL_IDS), rng)
     return arrays
 
@@ -84,11 +89,12 @@ def _values(
     return rng.integers(0, rows, shape).astype(dtype)
 
 
-def _shape(node: Any, batch: int, sequence: int) -> tuple[int, ...]:
-    """The input's shape with batch and sequence filled in."""
-    shape = tuple(_size(node, axis, batch, sequence) for axis in range(len(node.shape)))
-    token_like = len(shape) == 2 and "int" in node.type
-    if (len(shape) > 1 and shape[0] != batch) or (token_like and shape[1] != sequence):
+def _shape(node: Any, batch: int, sequence: int, sizes: Mapping[str, Size]) -> tuple[int, ...]:
+    """The input's shape with batch, sequence and named sizes filled in."""
+    shape = tuple(_size(node, axis, batch, sequence, sizes) for axis in range(len(node.shape)))
+    token_like = len(shape) == 2 and "int" in node.type and not sizes
+    has_batch = any(isinstance(name, str) and BATCH_NAME.fullmatch(name) for name in node.shape)
+    if (len(shape) > 1 and shape[0] != batch and not has_batch) or (token_like and shape[1] != sequence):
         text = "x".join(map(str, shape))
         raise UserError(
             f"input '{node.name}' is fixed to {text} in the model, so batch {batch} with {sequence} tokens "
@@ -98,20 +104,31 @@ def _shape(node: Any, batch: int, sequence: int) -> tuple[int, ...]:
     return shape
 
 
-def _size(node: Any, axis: int, batch: int, sequence: int) -> int:
+def _size(node: Any, axis: int, batch: int, sequence: int, sizes: Mapping[str, Size]) -> int:
     size = node.shape[axis]
     if isinstance(size, int):
         return size
-    if size and BATCH_NAME.fullmatch(size):
-        return batch
-    if size and SEQUENCE_NAME.fullmatch(size):
-        return sequence
+    terms = [_named(name, batch, sequence, sizes) for name in (size or "").split(SUM)]
+    if None not in terms:
+        return sum(term or 0 for term in terms)
     called = f"'{size}'" if size else f"number {axis}"
     example = "x".join(["8"] * len(node.shape))
     raise UserError(
         f"input '{node.name}': dimension {called} is neither batch nor sequence length; "
         f"give the whole shape, for example --input {node.name}={example}"
     )
+
+
+def _named(name: str, batch: int, sequence: int, sizes: Mapping[str, Size]) -> int | None:
+    """The length of a dimension by its name; `None` where nothing says it."""
+    found = sizes.get(name, name)
+    if isinstance(found, int):
+        return found
+    if BATCH_NAME.fullmatch(found):
+        return batch
+    if SEQUENCE_NAME.fullmatch(found):
+        return sequence
+    return int(found) if found.isdigit() else None
 
 
 def _dtype(node: Any) -> type[np.generic]:

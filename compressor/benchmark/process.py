@@ -13,6 +13,7 @@ import numpy as np
 
 from compressor.cell import Provider
 from compressor.errors import RunError, UserError
+from compressor.parts import FORWARD
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Job:
     """What one process does: times every model at every (batch, sequence) of `shapes`, in turns.
 
     With `sessions` above zero it runs that many sessions of each model side by side instead and counts
-    examples. `first` is the model that is opened first; `overrides` are input shapes for `random_inputs`.
+    examples. `first` is the model that is opened first; `overrides` are input shapes for `random_inputs`; `part`
+    is what of the models is run.
     """
 
     models: list[str]
@@ -32,6 +34,7 @@ class Job:
     first: int = 0
     sessions: int = 0
     overrides: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    part: str = FORWARD
 
     @classmethod
     def from_json(cls, text: str) -> "Job":

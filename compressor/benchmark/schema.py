@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from compressor.cell import DATA as DATA  # so that the harness's callers find all they need here
 from compressor.cell import Cell as Cell
 from compressor.cell import Provider as Provider
+from compressor.parts import FORWARD
 from compressor.schema import Keys
 
 Count = Annotated[int, Field(ge=1)]
@@ -24,12 +25,17 @@ class BenchmarkKeys(Keys):
     threads: list[Count] = Field([2], min_length=1, description="threads of one inference; CPU only")
     batch_sizes: list[Count] = Field([1], min_length=1)
     sequence_lengths: list[Count] = Field([128], min_length=1, description="tokens, without padding")
+    parts: list[str] = Field(
+        [FORWARD],
+        min_length=1,
+        description="what is timed of a model that runs in parts; by default all of them",
+    )
     seconds: float = Field(
         2.0, gt=0, description="timed seconds of a cell in each process, all models together"
     )
     processes: int = Field(8, ge=3, description="fresh processes a cell; the interval rests on their number")
 
-    @field_validator("providers", "threads", "batch_sizes", "sequence_lengths")
+    @field_validator("providers", "threads", "batch_sizes", "sequence_lengths", "parts")
     @classmethod
     def _once_each(cls, values: list[Any]) -> list[Any]:
         twice = sorted({str(value) for value in values if values.count(value) > 1})
@@ -42,5 +48,5 @@ class BenchmarkKeys(Keys):
 
         A GPU is timed with the first number of threads only: its kernels do not run on them.
         """
-        grid = product(self.providers, self.threads, self.batch_sizes, self.sequence_lengths)
+        grid = product(self.providers, self.threads, self.batch_sizes, self.sequence_lengths, self.parts)
         return [Cell(*point) for point in grid if point[0] == "cpu" or point[1] == self.threads[0]]

@@ -40,6 +40,7 @@ def measure_throughput(
             seed=seed,
             sessions=sessions,
             overrides=dict(overrides or {}),
+            part=cell.part,
         )
         counted = []
         for process in range(processes):

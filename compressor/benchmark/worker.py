@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from compressor.benchmark.generation import generation_calls
 from compressor.benchmark.process import Job
 from compressor.benchmark.sessions import host_call, open_session, random_inputs, run_call, share_threads
 from compressor.benchmark.statistics import relative
 from compressor.errors import UserError
+from compressor.parts import graph_file, part_of
 
 LEAST_ROUNDS = 5
 """Timed rounds at least, in each of several processes."""
@@ -81,15 +83,29 @@ def _open(job: Job) -> tuple[list[list[Call]], np.ndarray]:
     for position in range(count):
         model = (job.first + position) % count
         start = perf_counter()
-        session = open_session(Path(job.models[model]), job.provider, job.threads, shared_threads=True)
+        made = _opened(Path(job.models[model]), job, shared_threads=True)
         opening = perf_counter() - start
         for batch, sequence in job.shapes:
-            inputs = random_inputs(session, batch, sequence, job.seed, job.overrides)
-            columns[model].append(run_call(session, inputs, job.provider))
-            on_host[model].append(host_call(session, inputs))
+            call, with_copies = made(batch, sequence)
+            columns[model].append(call)
+            on_host[model].append(with_copies)
         cold[model] = 1e3 * opening + _run(columns[model][0]) / 1e6
     both = columns if job.provider == "cpu" else columns + on_host
     return [list(shape) for shape in zip(*both, strict=True)], cold
+
+
+def _opened(model: Path, job: Job, **options: bool) -> Callable[[int, int], tuple[Call, Call]]:
+    """What makes, for a batch size and a sequence length, the call to time, and the same with host copies."""
+    part = part_of(model, job.part)
+    if part.tokens:
+        return generation_calls(model, part, job, **options)
+    session = open_session(graph_file(model, part), job.provider, job.threads, **options)
+
+    def make(batch: int, sequence: int) -> tuple[Call, Call]:
+        inputs = random_inputs(session, batch, sequence, job.seed, job.overrides, part.sizes)
+        return run_call(session, inputs, job.provider), host_call(session, inputs)
+
+    return make
 
 
 def _warm_up(
@@ -136,9 +152,7 @@ def _throughput(path: Path, job: Job) -> float:
     ((batch, sequence),) = job.shapes
     calls = []
     for _ in range(job.sessions):
-        session = open_session(path, job.provider, job.threads)
-        inputs = random_inputs(session, batch, sequence, job.seed, job.overrides)
-        calls.append(run_call(session, inputs, job.provider))
+        calls.append(_opened(path, job)(batch, sequence)[0])
     ready = Barrier(job.sessions)
     rates = [0.0] * job.sessions
 

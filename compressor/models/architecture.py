@@ -25,8 +25,9 @@ class SubLayerTable:
     A unit (head or neuron) owns rows of every projection in `inputs` and columns of `output`. `core` is the
     module to leave out when no unit is left; it computes what `output` projects, or contains `output`.
     `counts` names attributes of `core` that hold the number of units and their total width. `vectors` are
-    parameters whose last axis is as wide as all units together; `positional` those of `inputs` that do not
-    read the residual stream. The last of `inputs` makes what `output` projects (of heads: the values).
+    parameters whose last axis is as wide as all units together, `learned` those of them that are weights: keys
+    and values that heads attend to beside the tokens'; `positional` those of `inputs` that do not read the
+    residual stream. The last of `inputs` makes what `output` projects (of heads: the values).
     """
 
     name: str
@@ -37,6 +38,7 @@ class SubLayerTable:
     activation: str | None = None
     counts: tuple[str, str] | None = None
     vectors: tuple[str, ...] = ()
+    learned: tuple[str, ...] = ()
     positional: tuple[str, ...] = ()
 
     @property
@@ -55,6 +57,8 @@ class StackTable:
     layers_key: str = "num_hidden_layers"
     heads_key: str = "num_attention_heads"
     ffn_key: str = "intermediate_size"
+    learned_key: str | None = None
+    """How many learned keys and values each head attends to."""
     applied_by: str | None = None
     """Where all layers are one: the module (in the base model) that applies it as often as its own config says."""
 
@@ -83,6 +87,12 @@ class Architecture:
     """Whether onnxruntime runs its graph in fp16 (it crashes on XLNet's)."""
     cls: int = 0
     """Place of the token that stands for the whole text: the first (0) or the last (-1)."""
+    decoder: bool = False
+    """Whether it reads from left to right and predicts the next token; then norms stand before sub-layers."""
+    final_norm: str | None = None
+    """The norm behind the last layer, where norms stand before sub-layers."""
+    fixed_width: bool = False
+    """Whether hidden dimensions can't go: memories and tables of several widths have them."""
     prepare: Callable[[PreTrainedModel], None] | None = None
     """Puts the modules that the tables name in place of others that compute the same."""
 
@@ -90,6 +100,16 @@ class Architecture:
     def shares_layers(self) -> bool:
         """Whether some layers are one and the same, so that only their number can change."""
         return any(stack.applied_by for stack in self.stacks)
+
+    def check(self, structure: Structure) -> None:
+        """That a model of the family can have this structure.
+
+        Raises:
+            ValueError: a part of a shared layer is missing, or hidden dimensions of a family that needs them.
+        """
+        structure.check_shared()
+        if self.fixed_width and structure.hidden is not None:
+            raise ValueError(f"the hidden width of {self.model_type} cannot change")
 
     def longest(self, config: PretrainedConfig) -> int | None:
         """Most tokens a model can read; `None` where nothing limits them."""
@@ -105,6 +125,7 @@ class Architecture:
                 "layers": getattr(config, stack.layers_key),
                 **{
                     sub.name: getattr(config, stack.heads_key if sub.is_attention else stack.ffn_key)
+                    or 4 * config.hidden_size  # what a config that leaves the FFN's width open means
                     for sub in stack.sublayers
                 },
             }
@@ -112,6 +133,12 @@ class Architecture:
         }
         heads = getattr(config, self.stacks[0].heads_key)
         tables = [table for stack in self.stacks for table in stack.sublayers]
+        learned = {
+            table.name: getattr(config, stack.learned_key) * len(table.learned)
+            for stack in self.stacks
+            for table in stack.sublayers
+            if stack.learned_key and table.learned
+        }
         return Sizes(
             stacks,
             config.hidden_size,
@@ -119,6 +146,7 @@ class Architecture:
             projections={table.name: len(table.inputs) + 1 for table in tables},
             positional={table.name: len(table.positional) for table in tables if table.positional},
             shared=tuple(stack.name for stack in self.stacks if stack.applied_by),
+            learned=learned,
         )
 
     def stack(self, name: str) -> StackTable:
@@ -207,6 +235,51 @@ XLNET_LAYER = (
     ),
 )
 
+MEMORY_ATTENTION = SubLayerTable(
+    name="attention",
+    inputs=("core.q", "core.k", "core.r", "core.v"),
+    output="output",
+    norm="norm",
+    core="core",
+    counts=("heads", "width"),
+    vectors=("core.content_bias", "core.position_bias"),
+    positional=("core.r",),
+)
+PERSISTENT = ("core.persistent_keys", "core.persistent_values")
+ALL_ATTENTION_LAYER = (
+    replace(MEMORY_ATTENTION, vectors=(*MEMORY_ATTENTION.vectors, *PERSISTENT), learned=PERSISTENT),
+)
+TRANSFORMER_XL_LAYER = (
+    MEMORY_ATTENTION,
+    SubLayerTable(
+        name="ffn",
+        inputs=("ffn.dense",),
+        output="ffn.output",
+        norm="ffn.norm",
+        core="ffn.dense",
+        activation="ffn.activation",
+    ),
+)
+
+GPT2_LAYER = (
+    SubLayerTable(
+        name="attention",
+        inputs=("attn.core.q", "attn.core.k", "attn.core.v"),
+        output="attn.c_proj",
+        norm="ln_1",
+        core="attn.core",
+        counts=("heads", "width"),
+    ),
+    SubLayerTable(
+        name="ffn",
+        inputs=("mlp.c_fc",),
+        output="mlp.c_proj",
+        norm="ln_2",
+        core="mlp.c_fc",
+        activation="mlp.act",
+    ),
+)
+
 # One layer for all: its parts are named to be measured; nothing cuts them.
 ALBERT_LAYER = (
     SubLayerTable(
@@ -232,6 +305,24 @@ def _with_linear_attention(model: PreTrainedModel) -> None:
 
     make_linear(model)
 
+
+def _with_linear_maps(model: PreTrainedModel) -> None:
+    from compressor.models.gpt2 import make_linear
+
+    make_linear(model)
+
+
+TRANSFORMER_XL = Architecture(
+    "transformer-xl",
+    stacks=(StackTable("decoder", "layers", TRANSFORMER_XL_LAYER),),
+    embeddings=("embeddings",),
+    embeddings_norm=None,
+    readers=(),
+    inputs=("input_ids",),
+    cls=-1,
+    decoder=True,
+    fixed_width=True,
+)
 
 WORD_POSITION = ("embeddings.word_embeddings", "embeddings.position_embeddings")
 WORD_POSITION_TYPE = (*WORD_POSITION, "embeddings.token_type_embeddings")
@@ -290,6 +381,19 @@ ARCHITECTURES = {
             prepare=_with_linear_attention,
         ),
         Architecture(
+            "gpt2",
+            stacks=(StackTable("decoder", "h", GPT2_LAYER, ffn_key="n_inner"),),
+            embeddings=("wte", "wpe"),
+            embeddings_norm=None,
+            readers=("lm_head",),
+            inputs=("input_ids",),
+            activation_key="activation_function",
+            cls=-1,
+            decoder=True,
+            final_norm="ln_f",
+            prepare=_with_linear_maps,
+        ),
+        Architecture(
             "albert",
             stacks=(
                 StackTable(
@@ -304,6 +408,12 @@ ARCHITECTURES = {
             embeddings_projection="encoder.embedding_hidden_mapping_in",
             readers=("albert.pooler", "classifier", "qa_outputs"),
             inputs=("input_ids", "attention_mask", "token_type_ids"),
+        ),
+        TRANSFORMER_XL,
+        replace(
+            TRANSFORMER_XL,
+            model_type="all-attention",
+            stacks=(StackTable("decoder", "layers", ALL_ATTENTION_LAYER, learned_key="persistent_vectors"),),
         ),
     )
 }

@@ -25,6 +25,7 @@ from compressor.files import disk_is_full
 from compressor.models.architecture import ARCHITECTURES, architecture_of, prepared
 from compressor.models.embedding import CLASSES, EMBEDDING
 from compressor.models.gates import Gates
+from compressor.models.language import CLASSES as LANGUAGE
 from compressor.models.norms import KEY, replace_norms, without_statistics
 from compressor.models.slicing import cut
 from compressor.models.source import HubModel, NewModel, describe, folder_of
@@ -169,8 +170,8 @@ def has_head(config: PretrainedConfig, auto_class: str) -> bool:
 
 
 def class_named(name: str) -> Any:
-    """A class of transformers, or of ours where it has none; `None` where there is neither."""
-    return getattr(transformers, name, None) or CLASSES.get(name)
+    """A class of ours, or of transformers where we have none; `None` where there is neither."""
+    return LANGUAGE.get(name) or getattr(transformers, name, None) or CLASSES.get(name)
 
 
 def config_from(source: NewModel, model_config: Mapping[str, Any]) -> PretrainedConfig:

@@ -65,16 +65,16 @@ class Gates:
     The model keeps its shapes and computes what the sliced model would compute (to 1e-5 in float32).
 
     Raises:
-        ValueError: a part of a layer that is shared is to go.
+        ValueError: a part of a layer that is shared is to go, or hidden dimensions that the family needs.
     """
 
     def __init__(self, model: PreTrainedModel, structure: Structure) -> None:
-        structure.check_shared()
+        self._architecture = architecture_of(model.config)
+        self._architecture.check(structure)
         self.model = model
         self.structure = structure
         self._handles: list[Removable] = []
         self._bypassed: set[nn.Module] = set()
-        self._architecture = architecture_of(model.config)
         self._install(structure_of(model))
 
     def __enter__(self) -> Gates:
@@ -161,6 +161,8 @@ def hidden_writers(model: PreTrainedModel) -> list[nn.Module]:
     for stack in architecture.stacks:
         for layer in architecture.layers(model, stack):
             writers += [layer.get_submodule(table.norm) for table in stack.sublayers]
+    if architecture.final_norm:
+        writers.append(base.get_submodule(architecture.final_norm))
     return writers
 
 

@@ -23,8 +23,9 @@ def measures(model: PreTrainedModel) -> dict[str, Any]:
         body += sum(p.numel() for p in layers.parameters())
         for layer in dict.fromkeys(layers):
             for table in stack.sublayers:
-                for path in (*table.inputs, table.output):
-                    weight: Any = dict(layer.named_parameters()).get(f"{path}.weight")
+                weights = [f"{path}.weight" for path in (*table.inputs, table.output)]
+                for name in (*weights, *table.learned):
+                    weight: Any = dict(layer.named_parameters()).get(name)
                     if weight is not None:
                         linear += weight.numel()
                         nonzero += int(weight.count_nonzero())

@@ -24,8 +24,14 @@ Outputs = dict[str, list[Array]]
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 Features = Sequence[Mapping[str, Any]]
-Runner = Callable[[Mapping[str, Tensor]], Mapping[str, Array]]
+Runner = Callable[[Mapping[str, Any]], Mapping[str, Array]]
 
+BATCH = 32
+"""Features that are run together, where nothing says otherwise."""
+MEMORY = "memory"
+"""Name of what a model hands on from one segment of a text to the next."""
+STREAMED = ("labels", MEMORY)
+"""What a model that scores a text reads beside its tokens."""
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
@@ -48,7 +54,7 @@ def collect_outputs(
     collate: Collate,
     names: Sequence[str],
     progress: Progress,
-    batch_size: int = 32,
+    batch_size: int = BATCH,
     title: str = "predict",
 ) -> Outputs:
     """What `run` makes of every feature, in the features' order; batches are of similar length."""
@@ -71,11 +77,11 @@ def collect_outputs(
 def torch_runner(model: PreTrainedModel) -> Runner:
     """Runs a PyTorch model, put into eval mode, on the GPU if there is one; inputs it lacks are ignored."""
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    names = architecture_of(model.config).inputs
+    names = (*architecture_of(model.config).inputs, *STREAMED)
 
     @torch.inference_mode()
-    def run(inputs: Mapping[str, Tensor]) -> Mapping[str, Array]:
-        output = model(**{k: v.to(model.device) for k, v in inputs.items() if k in names})
+    def run(inputs: Mapping[str, Tensor | Array]) -> Mapping[str, Array]:
+        output = model(**{k: torch.as_tensor(v).to(model.device) for k, v in inputs.items() if k in names})
         return {k: v.float().cpu().numpy() for k, v in output.items() if isinstance(v, Tensor)}
 
     return run

@@ -12,14 +12,14 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import GateError
 from compressor.models.architecture import architecture_of
-from compressor.models.outputs import has_tokens
+from compressor.models.outputs import MEMORY, has_tokens
 
 SHAPES = ((1, 1), (1, 7), (2, 16), (3, 33), (8, 24), (1, 64))
 TOLERANCE = 1e-4
 
 
 def varied_inputs(config: PretrainedConfig, seed: int = 0) -> Iterator[dict[str, NDArray[np.int64]]]:
-    """Batches of several sizes and lengths with random padding, on the family's side of rows."""
+    """Batches of several sizes and lengths; where the family reads a mask, with padding on its side of rows."""
     random = np.random.default_rng(seed)
     architecture = architecture_of(config)
     pad, longest = config.pad_token_id or 0, architecture.longest(config)
@@ -27,7 +27,7 @@ def varied_inputs(config: PretrainedConfig, seed: int = 0) -> Iterator[dict[str,
         length = min(length, longest or length)
         ids = random.integers(min(5, config.vocab_size - 1), config.vocab_size, (batch, length))
         lengths = random.integers(1, length + 1, batch)
-        lengths[0] = length
+        lengths[0 if "attention_mask" in architecture.inputs else slice(None)] = length
         mask = (np.arange(length)[None, :] < lengths[:, None]).astype(np.int64)
         if architecture.padding_side == "left":
             mask = mask[:, ::-1]
@@ -38,8 +38,12 @@ def varied_inputs(config: PretrainedConfig, seed: int = 0) -> Iterator[dict[str,
         yield {name: every[name].astype(np.int64) for name in architecture.inputs}
 
 
-def real_positions(name: str, values: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Values of real tokens only, where the output of that name is per token; else all."""
+def real_positions(
+    name: str, values: NDArray[np.float32], mask: NDArray[np.int64] | None
+) -> NDArray[np.float32]:
+    """Values of real tokens only, where the output of that name is per token and there is padding; else all."""
+    if mask is None:
+        return values
     per_token = has_tokens(name, values[0]) and values.shape[:2] == mask.shape
     return values[mask == 1] if per_token else values
 
@@ -48,9 +52,11 @@ def real_positions(name: str, values: NDArray[np.float32], mask: NDArray[np.int6
 def torch_outputs(
     model: PreTrainedModel, inputs: dict[str, NDArray[np.int64]]
 ) -> dict[str, NDArray[np.float32]]:
-    """All logits of `model` for one batch, by name."""
+    """All logits of `model` for one batch, by name; not its memory, which a layer without heads has none in."""
     output = model(**{k: torch.from_numpy(v).to(model.device) for k, v in inputs.items()})
-    return {k: v.float().cpu().numpy() for k, v in output.items() if isinstance(v, torch.Tensor)}
+    return {
+        k: v.float().cpu().numpy() for k, v in output.items() if isinstance(v, torch.Tensor) and k != MEMORY
+    }
 
 
 def largest_difference(one: NDArray[Any], other: NDArray[Any]) -> float:
@@ -74,7 +80,7 @@ def same_function(one: PreTrainedModel, other: PreTrainedModel) -> float:
     for inputs in varied_inputs(one.config):
         theirs = torch_outputs(other, inputs)
         for name, values in torch_outputs(one, inputs).items():
-            mask = inputs["attention_mask"]
+            mask = inputs.get("attention_mask")
             error = largest_difference(*(real_positions(name, one, mask) for one in (values, theirs[name])))
             worst = max(worst, error)
     if not worst <= TOLERANCE:

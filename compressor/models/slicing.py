@@ -68,7 +68,7 @@ def slice_model(model: PreTrainedModel, structure: Structure) -> PreTrainedModel
     Indices are those of the dense original, also for a model that was sliced before.
 
     Raises:
-        ValueError: `structure` keeps something that `model` no longer has, or a part of a shared layer.
+        ValueError: `structure` keeps something that `model` no longer has, or the family can't have it.
     """
     current = structure_of(model)
     if not structure.within(current):
@@ -81,8 +81,8 @@ def slice_model(model: PreTrainedModel, structure: Structure) -> PreTrainedModel
 
 def cut(model: PreTrainedModel, current: Structure, structure: Structure) -> None:
     """Cut `model`, which has the structure `current`, to `structure` in place, and record it in the config."""
-    structure.check_shared()
     architecture = architecture_of(model.config)
+    architecture.check(structure)
     for stack in architecture.stacks:
         if stack.applied_by:
             setattr(model.config, stack.layers_key, len(_of(structure, stack.name)))
@@ -186,9 +186,12 @@ def _cut_hidden(model: PreTrainedModel, architecture: Architecture, columns: Seq
                 _replace(layer, sub.output, _select(layer.get_submodule(sub.output), columns, 0))
                 if not isinstance(layer.get_submodule(sub.norm), nn.Identity):
                     _replace(layer, sub.norm, _select_norm(layer, sub.norm, columns))
+    if architecture.final_norm:
+        _replace(base, architecture.final_norm, _select_norm(base, architecture.final_norm, columns))
     reader = architecture.reader(model)
     if reader:
         _replace(model, reader, _select(model.get_submodule(reader), columns, 1))
+        model.tie_weights()
 
 
 def _select(module: nn.Module, index: Sequence[int], axis: int) -> nn.Module:

@@ -25,12 +25,35 @@ class HubModel(Keys):
         return self
 
 
-class TrainTokenizer(Keys):
-    """A tokenizer trained on the task's own training text."""
+TrainedKind = Literal["wordpiece", "word", "bpe", "character"]
+VOCABULARY = {"wordpiece": 8000, "bpe": 8000, "word": 300_000, "character": 1000}
+"""How many tokens a vocabulary has at most, where a recipe does not say."""
 
-    train: Literal["wordpiece"] = "wordpiece"
-    vocab_size: int = Field(default=8000, ge=200, le=200_000)
+
+class TrainTokenizer(Keys):
+    """A tokenizer trained on the task's own training text: word pieces or, for language-modeling, one of the others.
+
+    By default word pieces are in lower case, the others as the text is.
+    """
+
+    train: TrainedKind = "wordpiece"
+    vocab_size: int = Field(default=8000, ge=2, le=1_000_000)
     lowercase: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, keys: Any) -> Any:
+        kind = keys.get("train", "wordpiece") if isinstance(keys, dict) else None
+        if not isinstance(kind, str) or kind not in VOCABULARY:
+            return keys
+        return {"vocab_size": VOCABULARY[kind], "lowercase": kind == "wordpiece", **keys}
+
+    @model_validator(mode="after")
+    def _large_enough(self) -> TrainTokenizer:
+        least = {"wordpiece": 200, "bpe": 257}.get(self.train, 2)
+        if self.vocab_size < least:
+            raise ValueError(f"vocab_size: {self.train} needs at least {least} tokens")
+        return self
 
 
 class NewModel(Keys):

@@ -58,7 +58,7 @@ class Sizes:
     `projections` counts the matrices of a sub-layer that a unit has rows or columns in (attention 4, FFN 2,
     gated FFN 3), `positional` those of them that do not read the residual stream (relative positions: 1). The
     layers of the stacks in `shared` are one and the same, applied again and again: fewer of them are less to
-    compute, not less to store.
+    compute, not less to store. `learned` counts the keys and values that every head of a sub-layer has of its own.
     """
 
     stacks: Mapping[str, Mapping[str, int]]
@@ -67,6 +67,7 @@ class Sizes:
     projections: Mapping[str, int]
     positional: Mapping[str, int] = field(default_factory=dict)
     shared: tuple[str, ...] = ()
+    learned: Mapping[str, int] = field(default_factory=dict)
 
     def unit_size(self, name: str) -> int:
         """Rows per unit: a head's width, or 1 for a neuron."""
@@ -155,6 +156,7 @@ class Structure:
         total = 0
         for name, sub in layer.sublayers.items():
             columns = sizes.projections[name] * width + sizes.positional.get(name, 0) * (sizes.hidden - width)
+            columns += sizes.learned.get(name, 0)
             total += len(sub.kept) * sizes.unit_size(name) * columns
         return total
 
@@ -205,6 +207,7 @@ class Structure:
                 "projections": dict(self.sizes.projections),
                 "positional": dict(self.sizes.positional),
                 "shared": list(self.sizes.shared),
+                "learned": dict(self.sizes.learned),
             },
         }
 

@@ -18,9 +18,12 @@ from transformers import PreTrainedModel
 
 from compressor.errors import GateError
 from compressor.models.embedding import EMBEDDING, Embedder
+from compressor.models.language import is_language_model
 from compressor.models.parity import largest_difference, real_positions, torch_outputs, varied_inputs
 from compressor.onnx.graph import read_weights_directly
 from compressor.onnx.runtime import OnnxModel
+from compressor.onnx.streaming import export_language_model, stream_parity
+from compressor.parts import MODEL_FILE, Kind
 
 
 @TasksManager.create_register("onnx", overwrite_existing=True)(
@@ -28,6 +31,19 @@ from compressor.onnx.runtime import OnnxModel
 )
 class XLNetOnnxConfig(BertOnnxConfig):
     """XLNet, which optimum does not know: it reads what BERT reads, and gives no memories."""
+
+
+def export_model(
+    model: PreTrainedModel, task: str, opset: int, folder: Path, memory: Kind | None = None
+) -> None:
+    """Write the graph of `model` to `folder` or, of a language model, its graphs; `memory` is what these remember.
+
+    `task` is optimum's name of the task, such as "text-classification".
+    """
+    if is_language_model(model):
+        export_language_model(model, opset, folder, memory)
+    else:
+        export_onnx(model, task, opset, folder / MODEL_FILE)
 
 
 def export_onnx(model: PreTrainedModel, task: str, opset: int, target: Path) -> None:
@@ -57,30 +73,36 @@ def _pooled(config: Any) -> Any:
     return config
 
 
-def parity(model: PreTrainedModel, path: Path) -> dict[str, Any]:
+def parity(model: PreTrainedModel, path: Path, memory: Kind | None = None) -> dict[str, Any]:
     """How far the ONNX file's logits are from PyTorch's, over varied batch sizes, lengths and padding.
 
-    Returns `max_abs_error` (over real tokens), `inputs` (sequences compared).
+    `path` may also be the folder of a model's graphs, `memory` is what these hand on. Returns `max_abs_error` (over
+    real tokens), `inputs` (sequences compared).
     """
+    if is_language_model(model):
+        return stream_parity(model, path, memory)
+    path = path / MODEL_FILE if path.is_dir() else path
     onnx_model = OnnxModel(path)
     worst, count = 0.0, 0
     for inputs in varied_inputs(model.config):
         theirs = onnx_model(inputs)
-        mask = inputs["attention_mask"]
+        mask = inputs.get("attention_mask")
         for name, values in torch_outputs(model, inputs).items():
             error = largest_difference(*(real_positions(name, one, mask) for one in (values, theirs[name])))
             worst = max(worst, error)
-        count += len(mask)
+        count += len(inputs["input_ids"])
     return {"max_abs_error": worst, "inputs": count}
 
 
-def check_parity(model: PreTrainedModel, path: Path, limit: float) -> dict[str, Any]:
+def check_parity(
+    model: PreTrainedModel, path: Path, limit: float, memory: Kind | None = None
+) -> dict[str, Any]:
     """`parity`, which must hold.
 
     Raises:
         GateError: the largest difference is above `limit`.
     """
-    figures = parity(model, path)
+    figures = parity(model, path, memory)
     if not figures["max_abs_error"] <= limit:
         raise GateError(
             f"the exported graph differs from PyTorch by {figures['max_abs_error']:.2e} "

@@ -34,15 +34,16 @@ def describe_graph(path: Path) -> dict[str, Any]:
     }
 
 
-def matching_nodes(path: Path, patterns: Sequence[str]) -> list[str]:
-    """Names of the graph's nodes that fit one of the patterns (`*` stands for anything).
+def matching_nodes(paths: Sequence[Path], patterns: Sequence[str]) -> list[str]:
+    """Names of the graphs' nodes that fit one of the patterns (`*` stands for anything).
 
     Raises:
         UserError: a pattern fits none.
     """
     if not patterns:
         return []
-    names = [node.name for node in onnx.load(str(path), load_external_data=False).graph.node]
+    graphs = [onnx.load(str(path), load_external_data=False).graph for path in paths]
+    names = list(dict.fromkeys(node.name for graph in graphs for node in graph.node))
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             near = suggest(pattern, names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -62,19 +63,57 @@ def quantize(source: Path, target: Path, scheme: Scheme, batches: Iterable[Input
         _to_fp16(source, target, scheme)
     elif scheme.mode == "dynamic":
         with _without_advice():
-            quantize_dynamic(
-                source,
-                target,
-                op_types_to_quantize=list(scheme.operators),
-                per_channel=scheme.per_channel,
-                reduce_range=scheme.reduce_range,
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=_excluded(scheme),
-            )
+            _quantize_dynamic(source, target, scheme)
     else:
         with tempfile.TemporaryDirectory() as folder:
             ranges = calibrate(source, Path(folder) / "ranges.json", scheme, batches)
             quantize_with(source, target, scheme, ranges)
+
+
+def _quantize_dynamic(source: Path, target: Path, scheme: Scheme) -> None:
+    model, excluded = _own_weights(source), _excluded(scheme)
+    options = {"reduce_range": scheme.reduce_range, "weight_type": QuantType.QInt8}
+    stacked = (
+        [name for name in _of_stacked_weights(source) if name not in excluded] if scheme.per_channel else []
+    )
+    quantize_dynamic(
+        model,
+        target,
+        op_types_to_quantize=list(scheme.operators),
+        per_channel=scheme.per_channel,
+        nodes_to_exclude=[*excluded, *stacked],
+        **options,
+    )
+    if stacked and "MatMul" in scheme.operators:
+        quantize_dynamic(
+            target, target, op_types_to_quantize=["MatMul"], nodes_to_quantize=stacked, **options
+        )
+
+
+def _of_stacked_weights(source: Path) -> list[str]:
+    """Products with several matrices at once (persistent vectors, one a head), which have no int8 by channel."""
+    graph = onnx.load(source, load_external_data=False).graph
+    stacks = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 2}
+    return [n.name for n in graph.node if n.op_type == "MatMul" and stacks & set(n.input)]
+
+
+def _own_weights(source: Path) -> Path | onnx.ModelProto:
+    """The graph with a copy of its own for every Gemm that shares its weights with another node.
+
+    onnxruntime turns a Gemm's weights round where they are stored, whoever else reads them (tied embeddings).
+    """
+    model = onnx.load(source)
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    shared = [
+        n for n in graph.node if n.op_type == "Gemm" and n.input[1] in stored and readers[n.input[1]] > 1
+    ]
+    for node in shared:
+        own = graph.initializer.add()
+        own.CopyFrom(stored[node.input[1]])
+        own.name = node.input[1] = f"{node.input[1]}_of_{node.name}"
+    return model if shared else source
 
 
 def quantize_with(source: Path, target: Path, scheme: Scheme, ranges: Path) -> None:

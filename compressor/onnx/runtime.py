@@ -4,14 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
 from torch import Tensor
 
 from compressor.errors import UserError
+from compressor.files import read_json
 from compressor.models.outputs import Array
+from compressor.parts import STATE_FILE, graph_file, parts_of
+from compressor.serve.streaming import Reader
+
+
+class Runnable(Protocol):
+    """A model on onnxruntime, of one graph or of several: `inputs` by name in, outputs by name out."""
+
+    @property
+    def inputs(self) -> list[str]: ...  # noqa: D102
+
+    def __call__(self, inputs: Mapping[str, Tensor | Array]) -> Mapping[str, Array]: ...  # noqa: D102
+
+
+def open_model(model: Path) -> Runnable:
+    """The model that a folder holds, or an ONNX file is, ready to run once."""
+    file = graph_file(model, parts_of(model)[0])
+    return open_graph(file.parent, file.name)
+
+
+def open_graph(folder: Path, name: str) -> Runnable:
+    """A graph of a folder; one that hands on what it remembers begins as the folder says."""
+    graph, stored = OnnxModel(folder / name), folder / STATE_FILE
+    state = read_json(stored) if stored.is_file() else {}
+    mine = {name: about for name, about in state.items() if name in graph.inputs}
+    return Stateful(graph, mine) if mine else graph
 
 
 class OnnxModel:
@@ -39,3 +65,26 @@ class OnnxModel:
         """All outputs by name; inputs that the graph lacks are ignored."""
         feed: dict[str, Any] = {name: np.asarray(inputs[name]) for name in self.inputs}
         return dict(zip(self.outputs, self.session.run(None, feed), strict=True))
+
+
+class Stateful:
+    """A graph that reads a text piece by piece: what it gives under a state's name goes into the next run.
+
+    A run without it begins a text.
+    """
+
+    def __init__(self, graph: OnnxModel, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """`state`: how each tensor begins (see `serve.streaming`)."""
+        self.graph, self.reader = graph, Reader(graph.session, state)
+
+    @property
+    def inputs(self) -> list[str]:
+        """What must be given."""
+        return [name for name in self.graph.inputs if name not in self.reader.state]
+
+    def __call__(self, inputs: Mapping[str, Tensor | Array]) -> Mapping[str, Array]:
+        """All outputs by name, those of the state by the names of its inputs."""
+        state = self.reader.begin(len(inputs["input_ids"]))
+        given = {name: np.asarray(inputs[name]) for name in state if name in inputs}
+        found, state = self.reader.read({k: v for k, v in inputs.items() if k not in state}, state | given)
+        return found | state

@@ -358,6 +358,7 @@ METHODS = {
     "heads": "compressor.pruning.heads:Heads",
     "greedy": "compressor.pruning.greedy:Greedy",
     "speed": "compressor.pruning.speed:Speed",
+    "head-gates": "compressor.pruning.head_gates:HeadGates",
 }
 """Registry: method name -> where its class is."""
 

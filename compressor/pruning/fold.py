@@ -1,7 +1,8 @@
 """From zeros in weights to a `Structure`: which heads and neurons no longer matter, and what they leave behind.
 
 A head whose output columns are zero changes nothing. A head whose value rows are zero outputs its value bias
-at every token (attention weights sum to one), a constant that moves into the output bias. A neuron whose
+at every token (attention weights sum to one), a constant that moves into the output bias; unless it has values of
+its own beside those of the tokens. A neuron whose
 input row is zero outputs act(bias), which moves likewise. Heads with only dead queries or keys still average
 their values: they stay. So cutting never changes the function.
 """
@@ -85,7 +86,16 @@ def _live(layer: nn.Module, table: SubLayerTable, units: int) -> list[Tensor]:
     output: Any = layer.get_submodule(table.output)
     inputs: list[Any] = [layer.get_submodule(path) for path in table.inputs]
     reads = output.weight.view(output.out_features, units, -1).ne(0).any(dim=2).any(dim=0)
-    return [reads, *(p.weight.view(units, -1).ne(0).any(dim=1) for p in inputs)]
+    writes = [p.weight.view(units, -1).ne(0).any(dim=1) for p in inputs]
+    if table.learned:  # the last are values, as of the inputs
+        writes[-1] |= (
+            layer.get_parameter(table.learned[-1])
+            .view(-1, units, output.in_features // units)
+            .ne(0)
+            .any(2)
+            .any(0)
+        )
+    return [reads, *writes]
 
 
 def _activation(layer: nn.Module, table: SubLayerTable) -> Any:

@@ -29,14 +29,14 @@ def stretched(share: Tensor) -> Tensor:
     return (share * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
-def sample(logits: Tensor, noise: Tensor) -> Tensor:
+def sample(logits: Tensor, noise: Tensor, temperature: float = BETA) -> Tensor:
     """Gates in [0, 1] for `logits` and logistic `noise` of the same shape; the gradient goes to the logits."""
-    return stretched(torch.sigmoid((logits + noise) / BETA))
+    return stretched(torch.sigmoid((logits + noise) / temperature))
 
 
-def open_probability(logits: Tensor) -> Tensor:
+def open_probability(logits: Tensor, temperature: float = BETA) -> Tensor:
     """The probability that a gate is not zero, same shape."""
-    return torch.sigmoid(logits - SHIFT).clamp(EPSILON, 1 - EPSILON)
+    return torch.sigmoid(logits - SHIFT * (temperature / BETA)).clamp(EPSILON, 1 - EPSILON)
 
 
 def decide(

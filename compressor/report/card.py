@@ -57,6 +57,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "token-classification": {"tokens": ["A", "text", "."]},
     "question-answering": {"question": "Who wrote it?", "context": "Ada wrote it."},
     "feature-extraction": {"text": "A text."},
+    "language-modeling": {"text": "A text that goes", "tokens": 20},
 }
 """A row of each task that the artifact's client knows."""
 

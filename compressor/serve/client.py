@@ -12,6 +12,7 @@ or in Python:
     model([{"tokens": ["Ada", "Lovelace"]}])  # token-classification
     model([{"question": "Who?", "context": "Ada wrote it."}])      # question-answering
     model([{"text": "a fine film"}])          # feature-extraction; {"text": ..., "pair": ...} to compare two
+    model([{"text": "a fine film"}])          # language-modeling; {"text": ..., "tokens": 20} to continue it
 """
 
 from __future__ import annotations
@@ -51,9 +52,11 @@ class Model:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), options, providers=list(providers)
-        )
+        self.sessions = {
+            name: onnxruntime.InferenceSession(str(folder / name), options, providers=list(providers))
+            for name in self.manifest.get("graphs", ["model.onnx"])
+        }
+        self.session = next(iter(self.sessions.values()))
         self.inputs = [node.name for node in self.session.get_inputs()]
         # A length that varies has a name in the graph, a number of labels is a number.
         self.outputs = {
@@ -195,6 +198,39 @@ def embed(model: Model, rows: list[Row], batch_size: int) -> list[Row]:
     return found
 
 
+def read_text(model: Model, rows: list[Row], batch_size: int) -> list[Row]:
+    """Of a text `loss` (nats), `tokens` and `perplexity`; asked for more `tokens`, its `continuation`.
+
+    `temperature` and `seed` draw the latter; without them it is the likeliest token every time.
+    """
+    from streaming import Reader, chooser, extend, score  # type: ignore[import-not-found]  # beside this file
+
+    keys, parts = model.manifest["post_processing"], model.manifest["parts"]
+    graphs = {part["name"]: model.sessions[part["graph"]] for part in parts}
+    scorer, writer = (Reader(graphs[name], model.manifest["state"]) for name in ("segment", "step"))
+    model.tokenizer.no_truncation()
+    found: list[Row] = []
+    for row in rows:
+        ids = model.tokenizer.encode(row["text"], add_special_tokens=False).ids
+        stream, length = [keys["start_token_id"], *ids], keys["segment_length"]
+        if "tokens" in row:
+            choose = chooser(row.get("temperature", 0), row.get("seed", 0))
+            more = extend(writer, stream, row["tokens"], length, choose, keys["end_token_id"])
+            found.append({"continuation": written(model, more)})
+        else:
+            loss = float(score(scorer, stream, length).sum())
+            perplexity = float(np.exp(loss / len(ids))) if ids else None
+            found.append({"loss": loss, "tokens": len(ids), "perplexity": perplexity})
+    return found
+
+
+def written(model: Model, ids: Sequence[int]) -> str:
+    """The text of tokens; a token that ends lines is one's end."""
+    text = str(model.tokenizer.decode(list(ids), skip_special_tokens=False))
+    line_end = model.manifest["post_processing"]["line_end"]
+    return "\n".join(line.strip() for line in text.split(line_end)) if line_end else text
+
+
 def cosine(one: Any, other: Any) -> float:
     """Of the angle between two vectors; 0 where one has no length."""
     x, y = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
@@ -237,6 +273,7 @@ TASKS = {
     "token-classification": tag,
     "question-answering": answer,
     "feature-extraction": embed,
+    "language-modeling": read_text,
 }
 
 

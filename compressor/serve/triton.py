@@ -16,16 +16,20 @@ def triton_config(manifest: Mapping[str, Any]) -> str:
     """The text of `config.pbtxt`; the model repository is <name>/config.pbtxt and <name>/1/model.onnx."""
     rows = manifest["latency"]
     batch = max([LEAST_BATCH, *(row["batch_size"] for row in rows if isinstance(row["batch_size"], int))])
+    rows_first = not manifest.get("state")
     blocks = [
         "# In Triton's model repository: NAME/config.pbtxt (this file) and NAME/1/model.onnx.",
         "# Requests of one length share a batch; text becomes tokens before it (client.py shows how).",
         f"name: {json.dumps(manifest['name'])}",
         'backend: "onnxruntime"',
-        f"max_batch_size: {batch}",
-        *(_tensor("input", name, about) for name, about in manifest["inputs"].items()),
-        *(_tensor("output", name, about) for name, about in manifest["outputs"].items()),
-        f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_MICROSECONDS} }}",
+        f"max_batch_size: {batch if rows_first else 0}",
+        *(_tensor("input", name, about, rows_first) for name, about in manifest["inputs"].items()),
+        *(_tensor("output", name, about, rows_first) for name, about in manifest["outputs"].items()),
     ]
+    if (
+        rows_first
+    ):  # texts that are read piece by piece, each with what was remembered, are no batch of the server's
+        blocks.append(f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_MICROSECONDS} }}")
     threads = best_threads(rows)
     if threads is not None:
         blocks.append(_parameter("intra_op_thread_count", threads))
@@ -40,8 +44,9 @@ def best_threads(rows: list[dict[str, Any]]) -> int | None:
     return int(min(same, key=lambda row: row["p50_ms"])["threads"]) if same else None
 
 
-def _tensor(kind: str, name: str, about: Mapping[str, Any]) -> str:
-    dims = ", ".join(str(size) if isinstance(size, int) else "-1" for size in about["shape"][1:])
+def _tensor(kind: str, name: str, about: Mapping[str, Any], rows_first: bool) -> str:
+    sizes = about["shape"][1:] if rows_first else about["shape"]
+    dims = ", ".join(str(size) if isinstance(size, int) else "-1" for size in sizes)
     return f"{kind} [ {{ name: {json.dumps(name)}, data_type: {TYPES[about['type']]}, dims: [ {dims} ] }} ]"
 
 

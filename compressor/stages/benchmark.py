@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from compressor.benchmark.schema import DATA, BenchmarkKeys, Cell
-from compressor.files import digest, sha256, stored_under, write_json
+from compressor.files import digest, stored_under, write_json
+from compressor.parts import content_of
 from compressor.schema import Progress, json_of
-from compressor.stages.export import MODEL_FILE
 
 VERSION = 3
 
@@ -34,15 +34,15 @@ def measure_latency(
     """
     from compressor.benchmark.harness import measure
 
-    files = {name: path / MODEL_FILE for name, path in folders.items()}
-    key = digest([VERSION, json_of(keys), machine, lengths, {n: sha256(f) for n, f in files.items()}])
+    contents = {name: content_of(path) for name, path in folders.items()}
+    key = digest([VERSION, json_of(keys), machine, lengths, contents])
     stored = folder / "latency.json"
     if done := stored_under(stored, key):
         return done
     cells = keys.cells()
-    cells.append(Cell(cells[0].provider, cells[0].threads, 1, DATA))
+    cells.append(Cell(cells[0].provider, cells[0].threads, 1, DATA, cells[0].part))
     measured = measure(
-        files,
+        folders,
         cells,
         reference=reference,
         seconds=keys.seconds,

@@ -10,7 +10,6 @@ import numpy as np
 from compressor.files import appearing, stored_under, write_json
 from compressor.schema import Progress
 from compressor.stages.base import Data, open_tokenizer
-from compressor.stages.export import MODEL_FILE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,18 +28,17 @@ def evaluate_onnx(
     """Logits of every feature and predictions of every example of the validation split."""
     tokenizer = open_tokenizer(artifact, data.kind)
     validation = data.frame("validation", progress)
-    return predict(data.task, tokenizer, artifact / MODEL_FILE, validation, progress, title)
+    return predict(data.task, tokenizer, artifact, validation, progress, title)
 
 
 def predict(
-    task: Task, tokenizer: Any, file: Path, frame: pd.DataFrame, progress: Progress, title: str
+    task: Task, tokenizer: Any, model: Path, frame: pd.DataFrame, progress: Progress, title: str
 ) -> tuple[Outputs, pd.DataFrame]:
-    """Logits of every feature and predictions of every example of `frame`, by an ONNX file."""
-    from compressor.models.outputs import collect_outputs
-    from compressor.onnx.runtime import OnnxModel
+    """Logits of every feature and predictions of every example of `frame`, by an ONNX file or a folder of several."""
+    from compressor.onnx.runtime import open_model
 
-    features, collate = task.features(frame, tokenizer), task.collate(tokenizer)
-    outputs = collect_outputs(OnnxModel(file), features, collate, task.output_names, progress, BATCH, title)
+    features = task.features(frame, tokenizer)
+    outputs = task.outputs(open_model(model), features, tokenizer, progress, BATCH, title)
     return outputs, task.predictions(outputs, features, frame)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from compressor.models.source import HubModel, ModelSource, NewModel, TrainTokenizer, describe, folder_of
 from compressor.schema import Progress
 from compressor.stages.base import Data, Stage, Work, open_tokenizer
+from compressor.stages.vocabulary import train_vocabulary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,8 @@ class OpenModel(Stage):
         from transformers import set_seed
 
         from compressor.models import checkpoint
+        from compressor.models.all_attention.vocabulary import check_sorted
+        from compressor.models.architecture import ARCHITECTURES
 
         work.progress("open model", 0.0)
         set_seed(work.seed)
@@ -39,12 +42,28 @@ class OpenModel(Stage):
         config = work.data.task.model_config()
         source = work.model
         if isinstance(source, NewModel):
-            sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+            decoder = ARCHITECTURES[source.config["model_type"]].decoder
+            special = ("pad", "bos", "eos") if decoder else ("pad",)
+            ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in special}
+            sizes = {"vocab_size": len(tokenizer)} | ids
             source = source.model_copy(update={"config": source.config | sizes})
+            if source.config.get("cutoffs") and not isinstance(source.tokenizer, TrainTokenizer):
+                check_sorted(_counts(work, tokenizer), source.config["cutoffs"])
         model, _ = checkpoint.open_source(source, work.data.kind.auto_class, config)
         checkpoint.save(model, work.folder, tokenizer)
         open_tokenizer(work.folder, work.data.kind).save_pretrained(work.folder)  # as its model needs it
         return {"name": describe(work.model), "parameters": model.num_parameters()}
+
+
+def _counts(work: Work, tokenizer: Any) -> list[int]:
+    """How often each id occurs in the training text."""
+    import numpy as np
+
+    counts = np.zeros(len(tokenizer), dtype=int)
+    for row in work.data.task.features(work.data.task.examples.train, tokenizer):
+        counts += np.bincount(row["input_ids"], minlength=len(counts))
+    found: list[int] = counts.tolist()
+    return found
 
 
 def make_tokenizer(work: Work) -> Any:
@@ -53,6 +72,8 @@ def make_tokenizer(work: Work) -> Any:
 
     source = work.model
     if isinstance(source, NewModel) and isinstance(source.tokenizer, TrainTokenizer):
+        if source.tokenizer.train != "wordpiece":
+            return train_vocabulary(source.tokenizer, list(_texts(work.data.task.examples.train)))
         made = _train_wordpiece(source.tokenizer, work)
         return _with_cls_last(made) if ARCHITECTURES[source.config["model_type"]].cls == -1 else made
     return tokenizer_of(work.model, work.data.kind)

@@ -7,20 +7,24 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compressor import __version__
 from compressor.errors import GateError, UserError
-from compressor.files import appearing, digest, json_text, sha256, write_json
+from compressor.files import appearing, digest, json_text, read_json, sha256, write_json
+from compressor.parts import MODEL_FILE, PARTS_FILE, STATE_FILE, graphs_of, parts_of
 from compressor.provenance import sources_of
 from compressor.report.card import model_card
 from compressor.report.markdown import public
 from compressor.serve import triton
 from compressor.signing import SIGNATURE, check_signature
 from compressor.stages.base import Data, open_tokenizer
-from compressor.stages.export import MODEL_FILE
+from compressor.tasks.schema import STREAMED
+
+if TYPE_CHECKING:
+    from compressor.onnx.runtime import OnnxModel
 
 MANIFEST = "manifest.json"
 SAMPLE = "sample.npz"
@@ -32,15 +36,20 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 0.05, "int8": 0.5}
 Where all outputs are smaller than 1, as numbers of a vector of length 1 are, it is a share of the largest.
 """
 ROLES = {
-    MODEL_FILE: "graph",
+    PARTS_FILE: "parts",
+    STATE_FILE: "state",
     "config.json": "config",
     SAMPLE: "sample",
     "README.md": "model card",
     "tokenizer.json": "tokenizer",
     "client.py": "client",
+    "generation.py": "client",
+    "streaming.py": "client",
     "config.pbtxt": "server configuration",
 }
 CLIENT = Path(triton.__file__).with_name("client.py")
+LOOP = "generation.py"
+STREAM = "streaming.py"
 
 
 def package(
@@ -58,7 +67,12 @@ def package(
         (folder / "README.md").write_text(model_card(results, variant, manifest), encoding="utf-8")
         (folder / "serve").mkdir()
         shutil.copyfile(CLIENT, folder / "serve" / "client.py")
-        (folder / "serve" / "config.pbtxt").write_text(triton.triton_config(manifest), encoding="utf-8")
+        if MODEL_FILE in graphs_of(folder):
+            (folder / "serve" / "config.pbtxt").write_text(triton.triton_config(manifest), encoding="utf-8")
+        if any(part.tokens for part in parts_of(folder)):
+            shutil.copyfile(CLIENT.with_name(LOOP), folder / "serve" / LOOP)
+        if data.keys.type in STREAMED:
+            shutil.copyfile(CLIENT.with_name(STREAM), folder / "serve" / STREAM)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest["files"] = {path.relative_to(folder).as_posix(): _file(path) for path in files}
         write_json(folder / MANIFEST, sealed(manifest))
@@ -114,7 +128,7 @@ def _check_files(artifact: Path, hashes: dict[str, str]) -> None:
     """Raise GateError unless the artifact holds exactly the files of its manifest."""
     paths = [path for path in artifact.rglob("*") if path.is_symlink() or not path.is_dir()]
     there = {path.relative_to(artifact).as_posix() for path in paths} - {MANIFEST, SIGNATURE}
-    for name in sorted({MODEL_FILE, SAMPLE, *hashes}):
+    for name in sorted({*graphs_of(artifact), SAMPLE, *hashes}):
         if name not in hashes:
             raise GateError(f"{artifact / MANIFEST} does not name {name}")
         if name not in there:
@@ -129,9 +143,9 @@ def _check_files(artifact: Path, hashes: dict[str, str]) -> None:
 
 def _replay(artifact: Path) -> float:
     """Largest difference between the stored outputs of the sample and the model's outputs here."""
-    from compressor.onnx.runtime import OnnxModel
+    from compressor.onnx.runtime import open_model
 
-    model = OnnxModel(artifact / MODEL_FILE)
+    model = open_model(artifact)
     with np.load(artifact / SAMPLE, allow_pickle=False) as stored:
         outputs = model({name: stored[f"input.{name}"] for name in model.inputs})
         return max(float(np.abs(values - stored[f"output.{name}"]).max()) for name, values in outputs.items())
@@ -139,12 +153,12 @@ def _replay(artifact: Path) -> float:
 
 def _write_sample(folder: Path, data: Data) -> float:
     """Keep a few real inputs with the outputs they gave here; returns the largest of these, without its sign."""
-    from compressor.onnx.runtime import OnnxModel
+    from compressor.onnx.runtime import open_model
 
     task = data.task
     tokenizer = open_tokenizer(folder, data.kind)
     features = task.features(task.examples.validation.head(SAMPLE_ROWS), tokenizer)
-    model = OnnxModel(folder / MODEL_FILE)
+    model = open_model(folder)
     rows = [{k: v for k, v in row.items() if k in model.inputs} for row in features][:SAMPLE_ROWS]
     inputs = {k: v.numpy() for k, v in task.collate(tokenizer)(rows).items()}
     arrays = {f"input.{k}": v for k, v in inputs.items()}
@@ -158,16 +172,18 @@ def _manifest(results: dict[str, Any], variant: str, folder: Path, data: Data, m
     from compressor.onnx.runtime import OnnxModel
 
     made = results["variants"][variant]
-    graph = OnnxModel(folder / MODEL_FILE)
+    graphs = {name: _tensors(OnnxModel(folder / name)) for name in graphs_of(folder)}
     task, tokenizer = data.task, open_tokenizer(folder, data.kind)
     return {
         "schema_version": SCHEMA_VERSION,
         "name": results["name"],
         "variant": variant,
         "files": {},
-        "inputs": {i.name: {"type": i.type, "shape": i.shape} for i in graph.session.get_inputs()},
-        "outputs": {o.name: {"type": o.type, "shape": o.shape} for o in graph.session.get_outputs()},
-        "state": {},
+        **graphs.get(MODEL_FILE, {}),
+        **({"graphs": graphs} if list(graphs) != [MODEL_FILE] else {}),
+        **({"parts": read_json(folder / PARTS_FILE)} if (folder / PARTS_FILE).exists() else {}),
+        "state": _state(folder),
+        **({"optimum_class": None} if (folder / STATE_FILE).is_file() else {}),  # it feeds no state of ours
         "padding_side": tokenizer.padding_side,
         "tokenizer": {
             "pad_token_id": tokenizer.pad_token_id,
@@ -195,7 +211,29 @@ def _manifest(results: dict[str, Any], variant: str, folder: Path, data: Data, m
     }
 
 
+def _state(folder: Path) -> dict[str, Any]:
+    """What is handed on from run to run: the output that each such input is fed with, and how a text begins.
+
+    There its `length` (the last axis but one) is filled with `value`, a number or a list that is spread out.
+    """
+    if not (folder / STATE_FILE).is_file():
+        return {}
+    state = read_json(folder / STATE_FILE)
+    return {name: {"output": f"{name}_out", **about} for name, about in state.items()}
+
+
+def _tensors(graph: OnnxModel) -> dict[str, Any]:
+    """Names, types and shapes of a graph's inputs and outputs."""
+    nodes = {"inputs": graph.session.get_inputs(), "outputs": graph.session.get_outputs()}
+    return {
+        kind: {node.name: {"type": node.type, "shape": node.shape} for node in every}
+        for kind, every in nodes.items()
+    }
+
+
 def _file(path: Path) -> dict[str, Any]:
+    if path.suffix == ".onnx":
+        return {"sha256": sha256(path), "bytes": path.stat().st_size, "role": "graph"}
     role = ROLES.get(path.name, "tokenizer" if "token" in path.name or "vocab" in path.name else "other")
     return {"sha256": sha256(path), "bytes": path.stat().st_size, "role": role}
 

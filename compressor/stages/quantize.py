@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from compressor.errors import UserError
+from compressor.parts import MODEL_FILE, graphs_of
 from compressor.schema import Keys
 from compressor.stages.base import Stage, Work
-from compressor.stages.export import MODEL_FILE, copy_companions
+from compressor.stages.export import copy_companions
 
 if TYPE_CHECKING:
     from compressor.benchmark.schema import BenchmarkKeys
@@ -91,22 +93,32 @@ class Quantize(Stage):
         return [machine_key(fingerprint()), benchmark.cells()[0].keys(), gates.max_metric_drop]
 
     def run(self, work: Work) -> dict[str, Any]:
-        """Write the quantized `model.onnx` beside config and tokenizer."""
+        """Write the quantized graphs beside config and tokenizer.
+
+        Raises:
+            UserError: a mode that takes a model of one graph, of another.
+        """
         from compressor.onnx.quantize import quantize
         from compressor.onnx.runtime import OnnxModel
         from compressor.stages import auto
 
         work.progress("quantize", 0.0)
         copy_companions(work.source, work.folder)
-        source, target = work.source / MODEL_FILE, work.folder / MODEL_FILE
+        graphs = graphs_of(work.source)
+        if graphs != [MODEL_FILE] and self.mode in ("static", "auto"):
+            raise UserError(
+                f"quantize: {self.mode} is for models of one graph; this one has {', '.join(graphs)}: take dynamic"
+            )
         tried: list[dict[str, Any]] = []
         if self.mode == "auto":
             choice = auto.choose(work, self)
-            scheme, tried = auto.write(work, self, choice, target), choice["tried"]
+            scheme, tried = auto.write(work, self, choice, work.folder / MODEL_FILE), choice["tried"]
         else:
             scheme = self.scheme(work)
-            quantize(source, target, scheme, self.batches(work, scheme))
-        OnnxModel(target)
+            for name in graphs:
+                quantize(work.source / name, work.folder / name, scheme, self.batches(work, scheme))
+        for name in graphs:
+            OnnxModel(work.folder / name)
         return {
             "precision": scheme.precision if scheme else "fp32",
             "scheme": asdict(scheme) if scheme else None,
@@ -125,7 +137,7 @@ class Quantize(Stage):
             self.symmetric,
             self.calibration.method,
             self.reduces_range(),
-            tuple(matching_nodes(work.source / MODEL_FILE, self.exclude)),
+            tuple(matching_nodes([work.source / name for name in graphs_of(work.source)], self.exclude)),
         )
 
     def batches(self, work: Work, scheme: Scheme, examples: int | None = None) -> Iterator[Inputs]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from compressor.parts import graphs_of
 from compressor.stages.base import Work
-from compressor.stages.export import MODEL_FILE, Export
+from compressor.stages.export import Export
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,7 +35,7 @@ def time_models(
     with TemporaryDirectory(dir=work.scratch) as folder:
         files = {}
         for number, (name, made) in enumerate(models.items()):
-            files[name] = made if isinstance(made, Path) else Path(folder) / name / MODEL_FILE
+            files[name] = made if isinstance(made, Path) else Path(folder) / name
             if not isinstance(made, Path):
                 work.progress(f"export {name} to time it", number / len(models))
                 export_as(work, made(), files[name], precisions.get(name, "fp32"))
@@ -53,19 +54,19 @@ def time_models(
     }
 
 
-def export_as(work: Work, model: PreTrainedModel, file: Path, precision: Precision) -> None:
-    """Write `file`, in a new folder, as `export` and `quantize` make it where a recipe says nothing more."""
-    from compressor.onnx.export import export_onnx
+def export_as(work: Work, model: PreTrainedModel, folder: Path, precision: Precision) -> None:
+    """Write a new folder of graphs as `export` and `quantize` make them where a recipe says nothing more."""
+    from compressor.onnx.export import export_model
     from compressor.onnx.quantize import quantize
     from compressor.stages.latency import scheme_of
 
-    scheme = scheme_of(precision)
-    exported = file.with_name(f"fp32-{file.name}") if scheme else file
-    file.parent.mkdir()
-    export_onnx(model, work.data.kind.optimum_task, Export().opset, exported)
-    if scheme:
-        quantize(exported, file, scheme)
-        exported.unlink()
+    folder.mkdir()
+    export_model(model, work.data.kind.optimum_task, Export().opset, folder)
+    if scheme := scheme_of(precision):
+        for name in graphs_of(folder):
+            exported = (folder / name).rename(folder / f"fp32-{name}")
+            quantize(exported, folder / name, scheme)
+            exported.unlink()
 
 
 def dense_like(model: PreTrainedModel) -> PreTrainedModel:

@@ -21,7 +21,6 @@ from compressor.models.structure import Structure
 from compressor.pruning.base import At, Context, Job, Precision, Result, Target, Timing
 from compressor.schema import Distill, TeacherModel, TrainingKeys, steps_in
 from compressor.stages.base import Data, Work, write_outputs
-from compressor.stages.export import MODEL_FILE
 from compressor.stages.timing import Models, dense_like, export_as, time_models
 
 if TYPE_CHECKING:
@@ -144,10 +143,10 @@ class TaskContext:
         return Timing(times["p50_ms"]["pruned"], row["value"], (low, high), row["noisy"])
 
     def _exported_dense(self, precision: Precision) -> Path:
-        """The dense model's file: exported once, as many are timed beside it."""
+        """The dense model's folder: exported once, as many are timed beside it."""
         folder = self.work.scratch / f"dense-{precision}"
-        self.once(folder, lambda f: export_as(self.work, dense_like(self.model()), f / MODEL_FILE, precision))
-        return folder / MODEL_FILE
+        self.once(folder, lambda path: export_as(self.work, dense_like(self.model()), path, precision))
+        return folder
 
     @property
     def _cell(self) -> Cell:
@@ -250,7 +249,7 @@ class TaskContext:
         """The primary metric on the selection split, turned so that more is better; `LEAST` if it is no number."""
         task = self.work.data.task
         value = self.evaluate(model) if precision == "fp32" else self._exported_metric(model, precision)
-        if math.isnan(value):
+        if not math.isfinite(value):
             return LEAST
         return value if task.higher_is_better(task.primary) else -value
 
@@ -315,14 +314,11 @@ class TaskContext:
 
     def evaluate(self, model: PreTrainedModel, split: str = "selection") -> float:
         """What choices go by on a split (the task's primary metric, if it can be had there), by PyTorch."""
-        from compressor.models.outputs import collect_outputs, torch_runner
+        from compressor.models.outputs import BATCH, torch_runner
 
         work, task = self.work, self.work.data.task
-        features = work.features(split)
-        collate = task.collate(work.tokenizer())
-        outputs = collect_outputs(
-            torch_runner(model), features, collate, task.output_names, work.progress, title="evaluate"
-        )
+        features, run = work.features(split), torch_runner(model)
+        outputs = task.outputs(run, features, work.tokenizer(), work.progress, BATCH, "evaluate")
         rows = task.predictions(outputs, features, work.data.frame(split, work.progress))
         return task.judged(rows)
 
@@ -333,10 +329,10 @@ class TaskContext:
         work, task = self.work, self.work.data.task
         frame = work.data.frame("selection", work.progress)
         with TemporaryDirectory(dir=work.scratch) as folder:
-            file = Path(folder) / "model" / MODEL_FILE
-            export_as(work, model, file, precision)
+            exported = Path(folder) / "model"
+            export_as(work, model, exported, precision)
             title = f"evaluate in {precision}"
-            rows = predict(task, work.tokenizer(), file, frame, work.progress, title)[1]
+            rows = predict(task, work.tokenizer(), exported, frame, work.progress, title)[1]
         return task.judged(rows)
 
 

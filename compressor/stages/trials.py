@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.files import appearing, digest
+from compressor.parts import MODEL_FILE
 from compressor.stages.base import Work
-from compressor.stages.export import MODEL_FILE
 from compressor.stages.selection import Loss, Selection
 
 if TYPE_CHECKING:

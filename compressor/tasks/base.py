@@ -18,6 +18,9 @@ from compressor.tasks.schema import METRICS, TaskKeys
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from compressor.models.outputs import Runner
+    from compressor.schema import Progress
+
 Outputs = Mapping[str, Sequence[np.ndarray]]  # output name -> one unpadded array a feature
 Collate = Callable[[list[dict[str, Any]]], "dict[str, Tensor]"]
 
@@ -107,6 +110,21 @@ class Task(ABC):
         """
         _check_padding(tokenizer)
         return collator(tokenizer, self.evaluation_columns)
+
+    def outputs(
+        self,
+        run: "Runner",
+        features: Dataset,
+        tokenizer: Any,
+        progress: "Progress",
+        batch_size: int,
+        title: str,
+    ) -> dict[str, list[np.ndarray]]:
+        """What `run` makes of every feature, by name of output, in the order of `features`."""
+        from compressor.models.outputs import collect_outputs
+
+        collate = self.collate(tokenizer)
+        return collect_outputs(run, features, collate, self.output_names, progress, batch_size, title)
 
     @abstractmethod
     def predictions(self, outputs: Outputs, features: Dataset, frame: pd.DataFrame) -> pd.DataFrame:

@@ -79,6 +79,8 @@ def read_file(name: str, task_type: str, dataset: DatasetFiles) -> Table:
         table = _delimited(decode(path, name, dataset.encoding), name, separator, quoting, dataset.header)
     elif kind == "jsonl":
         table = _json_lines(decode(path, name, dataset.encoding), name)
+    elif kind == "text":
+        table = _lines(decode(path, name, dataset.encoding), name)
     else:
         table = flatten(decode(path, name, dataset.encoding), name)
     if table.frame.empty:
@@ -144,6 +146,13 @@ def _delimited(text: str, name: str, separator: str, quoting: bool, header: bool
             )
     index = pd.Index(lines, name="line")
     return Table(pd.DataFrame(rows, columns=columns, index=index, dtype=object), name)
+
+
+def _lines(text: str, name: str) -> Table:
+    """A row a line; the last one's end may be missing, and other ends than newlines are made into these."""
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    index = pd.RangeIndex(1, len(lines) + 1, name="line")
+    return Table(pd.DataFrame({"text": lines}, index=index, dtype=object), name)
 
 
 def _json_lines(text: str, name: str) -> Table:

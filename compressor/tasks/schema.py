@@ -16,8 +16,14 @@ from pydantic import (
 
 from compressor.schema import IdOrPath, Keys, suggest
 
-TaskType = Literal["text-classification", "token-classification", "question-answering", "feature-extraction"]
-Format = Literal["csv", "tsv", "jsonl", "parquet", "squad"]
+TaskType = Literal[
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "feature-extraction",
+    "language-modeling",
+]
+Format = Literal["csv", "tsv", "jsonl", "parquet", "squad", "text"]
 Column = str | int
 
 MAX_LENGTH = {
@@ -25,6 +31,7 @@ MAX_LENGTH = {
     "token-classification": 128,
     "question-answering": 384,
     "feature-extraction": 128,
+    "language-modeling": 128,
 }
 STRIDE = 128
 COLUMNS = {
@@ -32,21 +39,28 @@ COLUMNS = {
     "token-classification": ("tokens", "tags"),
     "question-answering": ("question", "context", "answers", "id"),
     "feature-extraction": ("text", "pair", "score"),
+    "language-modeling": ("text",),
 }
 METRICS = {  # the first is the default; regression's are below
     "text-classification": ("accuracy", "f1", "matthews"),
     "token-classification": ("f1", "accuracy"),
     "question-answering": ("f1", "exact_match"),
     "feature-extraction": ("spearman", "cosine"),
+    "language-modeling": ("perplexity", "bits_per_character", "bits_per_byte", "word_perplexity"),
 }
+PARTS: dict[str, tuple[str, ...]] = {"language-modeling": ("segment", "step")}
+"""What is timed of models that do a task in several parts, the most telling one first; of others `forward`."""
 UNLABELLED = ("feature-extraction",)
 """Tasks that are learned from a teacher alone."""
+STREAMED = ("language-modeling",)
+"""Tasks whose data are one running text."""
 REGRESSION_METRICS = ("pearson", "spearman")
 FORMATS = {  # cells of a csv or tsv file are plain text: they cannot hold lists of tokens or of answers
     "text-classification": ("csv", "tsv", "jsonl", "parquet"),
     "token-classification": ("jsonl", "parquet"),
     "question-answering": ("squad", "jsonl", "parquet"),
     "feature-extraction": ("csv", "tsv", "jsonl", "parquet"),
+    "language-modeling": ("text", "jsonl", "parquet"),
 }
 BUILTIN = ("text-classification", "feature-extraction")
 """Tasks that the builtin data set is for."""
@@ -91,7 +105,7 @@ class DatasetFiles(Keys):
 
     @model_validator(mode="after")
     def _only_where_it_applies(self) -> "DatasetFiles":
-        if self.format in ("jsonl", "parquet", "squad"):
+        if self.format in ("jsonl", "parquet", "squad", "text"):
             for key, is_set in (("header", not self.header), ("quoting", self.quoting is not None)):
                 if is_set:
                     raise ValueError(f"'{key}' is for csv and tsv files; the format here is {self.format}")
@@ -135,7 +149,10 @@ class Selection(Keys):
 
 
 class Limit(Keys):
-    """At most so many examples of a split, drawn at random; train before selection is taken out of it."""
+    """At most so many examples of a split; train before selection is taken out of it.
+
+    They are drawn at random; of a running text (language-modeling) they are its first lines.
+    """
 
     train: PositiveInt | None = None
     validation: PositiveInt | None = None
@@ -148,7 +165,11 @@ class TaskKeys(Keys):
     dataset: Dataset
     columns: dict[str, Column] = Field({}, description="role: column name (or its number, without a header)")
     selection: Selection = Selection()
-    max_length: int = Field(128, ge=8, description="in tokens; 384 for question-answering")
+    max_length: int = Field(
+        128,
+        ge=8,
+        description="in tokens; 384 for question-answering; of language-modeling what is read at a time",
+    )
     stride: PositiveInt | None = Field(
         None, description="tokens two windows of a context share; 128, or a third of max_length if less"
     )
@@ -223,7 +244,11 @@ class TaskKeys(Keys):
     @field_validator("labels")
     @classmethod
     def _labels_are_a_set(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
-        if value is not None and (kind := info.data.get("type")) in ("question-answering", *UNLABELLED):
+        if value is not None and (kind := info.data.get("type")) in (
+            "question-answering",
+            "language-modeling",
+            *UNLABELLED,
+        ):
             raise ValueError(f"{kind} has no labels")
         if value is not None and len(set(value)) < len(value):
             raise ValueError(f"'{next(v for v in value if value.count(v) > 1)}' is there twice")
@@ -268,7 +293,8 @@ def file_format(task_type: str, dataset: DatasetFiles, path: str) -> Format:
     """The format `path` is read in: the recipe's, else its suffix's. ValueError where none fits the task."""
     suffix = Path(path).suffix.lower()
     json_format: Format = "squad" if task_type == "question-answering" else "jsonl"
-    found = dataset.format or (json_format if suffix == ".json" else SUFFIXES.get(suffix))
+    plain: Format | None = "text" if task_type == "language-modeling" else None
+    found = dataset.format or (json_format if suffix == ".json" else SUFFIXES.get(suffix, plain))
     known = FORMATS[task_type]
     if found is None:
         raise ValueError(

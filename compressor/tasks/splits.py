@@ -28,6 +28,25 @@ def split(
     return Examples(*(part.reset_index(drop=True) for part in parts))
 
 
+def split_text(train: pd.DataFrame, validation: pd.DataFrame, keys: TaskKeys) -> Examples:
+    """The same of a running text, whose rows (column `text`) keep their neighbours: limits take its beginning, and
+    selection is the end of train, about that share of its characters.
+
+    Raises UserError when train has but one row.
+    """
+    train, validation = (
+        train.head(keys.limit.train or len(train)),
+        validation.head(keys.limit.validation or len(validation)),
+    )
+    if len(train) < 2:
+        raise UserError("train has only one row; task.selection takes a part of it that is never trained on")
+    ends = train["text"].str.len().cumsum().to_numpy()
+    kept = int(np.searchsorted(ends, (1 - keys.selection.fraction) * ends[-1] + 1e-6, side="right"))
+    kept = min(max(kept, 1), len(train) - 1)
+    parts = (train[:kept], train[kept:], validation)
+    return Examples(*(part.reset_index(drop=True) for part in parts))
+
+
 def _limited(frame: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
     if limit is None or limit >= len(frame):
         return frame

@@ -39,6 +39,8 @@ def collate_with_teacher(collate: Collate) -> Collate:
         names = [name for name in rows[0] if name.startswith(PREFIX)]
         teacher = {name: [torch.from_numpy(row.pop(name)) for row in rows] for name in names}
         batch = collate(rows)
+        if not teacher:
+            return batch
         real = batch["attention_mask"].bool()
         for name, values in teacher.items():
             per_token = has_tokens(name.removeprefix(PREFIX), values[0])

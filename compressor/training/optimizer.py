@@ -1,4 +1,4 @@
-"""AdamW in groups: decayed weights, biases and norms, and a method's own parameters.
+"""AdamW or LAMB in groups: decayed weights, biases and norms, and a method's own parameters.
 
 A method's group may be `steady`: its rate is constant and its gradients are not clipped.
 """
@@ -12,25 +12,25 @@ import torch
 from torch import nn
 
 from compressor.schema import TrainingKeys
+from compressor.training.lamb import Lamb
 
 Groups = Sequence[dict[str, Any]]
 
 
-def make_optimizer(model: nn.Module, keys: TrainingKeys, groups: Groups) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, keys: TrainingKeys, groups: Groups) -> torch.optim.Optimizer:
     """An optimiser of everything in `model` that is trained; `groups` are the method's."""
     special = {id(p) for group in groups for p in group["params"]}
     ordinary = [p for p in model.parameters() if p.requires_grad and id(p) not in special]
     decayed = [p for p in ordinary if p.dim() > 1]
     rest = [p for p in ordinary if p.dim() <= 1]
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": keys.weight_decay},
-            {"params": rest, "weight_decay": 0.0},
-            *groups,
-        ],
-        lr=keys.learning_rate,
-        fused=True,
-    )
+    every = [
+        {"params": decayed, "weight_decay": keys.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+        *groups,
+    ]
+    if keys.optimizer == "lamb":
+        return Lamb(every, lr=keys.learning_rate)
+    return torch.optim.AdamW(every, lr=keys.learning_rate, fused=True)
 
 
 def keep_steady(scheduler: Any) -> None:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 
 from compressor.errors import RunError
 from compressor.models.architecture import architecture_of, structure_of
+from compressor.models.language import memory_length
 from compressor.models.outputs import Collate, Features, Outputs, columns
 from compressor.schema import Progress, TrainingKeys, steps_in, steps_of
 from compressor.training.batches import LengthGrouped
@@ -25,11 +26,18 @@ from compressor.training.best import Best
 from compressor.training.distillation import PREFIX, WithTeacher, collate_with_teacher, distillation_loss
 from compressor.training.layers import LayerDistiller
 from compressor.training.optimizer import clipping_the_rest, keep_steady, make_optimizer
+from compressor.training.streams import Memory, Streams
 
 log = logging.getLogger(__name__)
 
 SAVES = 10
 """Checkpoints a run writes: a killed run loses at most a tenth."""
+SCHEDULES = {
+    "linear": "linear",
+    "cosine": "cosine_with_min_lr",
+    "constant": "constant_with_warmup",
+}
+"""By our names, transformers'."""
 LOSSES = ("loss", "train_loss")
 """Of the steps since the last row of the log, and of the whole run."""
 
@@ -87,8 +95,11 @@ def train(model: PreTrainedModel, run: Run) -> list[dict[str, float]]:
     set_seed(run.seed)
     with run.layers.beside(model) if run.layers else nullcontext():
         trainer = _Trainer(model, run)
+        resumed = newest_checkpoint(run.folder)
+        if resumed and trainer.memory:
+            trainer.memory.load(trainer.memory_file(resumed), str(trainer.args.device))
         try:
-            trainer.train(resume_from_checkpoint=newest_checkpoint(run.folder))
+            trainer.train(resume_from_checkpoint=resumed)
         finally:
             trainer.hook.remove()
         if trainer.best:
@@ -138,8 +149,8 @@ class _Trainer(Trainer):
     def __init__(self, model: PreTrainedModel, run: Run) -> None:
         self.run = run
         self.offered = 0
-        lengths = [len(row["input_ids"]) for row in columns(run.features, ["input_ids"])]
-        self.sampler = LengthGrouped(lengths, run.keys.batch_size, run.seed)
+        self.memory: Memory | None = None
+        self.sampler = self._sampler(model)
         freeze(model, run.keys)
         super().__init__(
             model=model,
@@ -155,6 +166,16 @@ class _Trainer(Trainer):
             for have in list(self.callback_handler.callbacks):
                 if type(have).__name__ == callback:
                     self.remove_callback(have)
+
+    def _sampler(self, model: PreTrainedModel) -> Sampler[int]:
+        """Batches of similar length or, of a model with a memory, a text in parallel streams."""
+        run = self.run
+        lengths = [len(row["input_ids"]) for row in columns(run.features, ["input_ids"])]
+        if not memory_length(model.config):
+            return LengthGrouped(lengths, run.keys.batch_size, run.seed)
+        streams = Streams(lengths.count(max(lengths)), run.keys.batch_size, run.seed)
+        self.memory = Memory(streams.steps)
+        return streams
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self.sampler
@@ -212,7 +233,11 @@ class _Trainer(Trainer):
         teacher = {k.removeprefix(PREFIX): inputs.pop(k) for k in list(inputs) if k.startswith(PREFIX)}
         if self.run.layers:
             inputs["output_hidden_states"] = True
+        if self.memory:
+            inputs["memory"] = self.memory.before(self.state.global_step)
         outputs = model(**inputs)
+        if self.memory:
+            self.memory.after(outputs["memory"])
         loss = outputs.get("loss")
         distill = self.run.keys.distill
         if distill and teacher:
@@ -224,6 +249,15 @@ class _Trainer(Trainer):
         if "more_terms" in outputs:
             loss = loss + outputs["more_terms"]
         return (loss, outputs) if return_outputs else loss
+
+    def memory_file(self, checkpoint: str) -> Path:
+        """Where what this process carries from step to step lies in a checkpoint."""
+        return Path(checkpoint) / f"memory-{self.args.process_index}.safetensors"
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        if self.memory:  # first: what is written last says that a checkpoint is whole
+            self.memory.save(self.memory_file(f"{self.args.output_dir}/checkpoint-{self.state.global_step}"))
+        super()._save_checkpoint(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the method's figures to the training log."""
@@ -264,7 +298,8 @@ def _arguments(run: Run) -> TrainingArguments:
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=keys.gradient_accumulation,
         learning_rate=keys.learning_rate,
-        lr_scheduler_type="linear" if keys.schedule == "linear" else "constant_with_warmup",
+        lr_scheduler_type=SCHEDULES[keys.schedule],
+        lr_scheduler_kwargs={"min_lr_rate": keys.final_rate} if keys.schedule == "cosine" else {},
         warmup_steps=steps_of(keys.warmup, total),
         max_grad_norm=keys.max_grad_norm,
         bf16=keys.precision == "bf16",

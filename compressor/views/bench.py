@@ -22,6 +22,7 @@ from compressor.cell import DATA, Cell, Provider
 from compressor.display import Display
 from compressor.errors import UserError
 from compressor.files import sha256, write_json
+from compressor.parts import graphs_of, parts_of
 from compressor.recipe import Loaded
 from compressor.report.fields import listed, ms_interval, ms_text, significant, speedup_text
 from compressor.schema import suggest
@@ -84,10 +85,11 @@ def bench_models(
     models[MODEL] = onnx_file(model)
     shapes = parse_input_shapes(inputs)
     raw = _raw_folder(json_to) if json_to else None
+    grid = grid.model_copy(update={"parts": [part.name for part in parts_of(models[MODEL])]})
     cells, lengths = grid.cells(), None
     if recipe:
-        lengths = _real_lengths(recipe, models[MODEL].parent)
-        cells.append(Cell(cells[0].provider, cells[0].threads, 1, DATA))
+        lengths = _real_lengths(recipe, model if model.is_dir() else model.parent)
+        cells.append(Cell(cells[0].provider, cells[0].threads, 1, DATA, cells[0].part))
     with Display().stage("bench") as progress:
         measured = measure(
             models,
@@ -210,7 +212,9 @@ def _figures(
 
 def _files(path: Path) -> dict[str, Any]:
     """Hash and size of the ONNX file and of its external data."""
-    parts = [part for part in sorted(path.parent.iterdir()) if part.name.startswith(path.name)]
+    found = path.iterdir() if path.is_dir() else path.parent.iterdir()
+    names = tuple(graphs_of(path)) if path.is_dir() else (path.name,)
+    parts = [part for part in sorted(found) if part.name.startswith(names)]
     return {
         part.name: {"sha256": sha256(part), "bytes": part.stat().st_size} for part in parts if part.is_file()
     }

@@ -48,7 +48,7 @@ def evaluate_model(project: Project, model: Path) -> Group:
 
 def evaluate_torch(data: Data, folder: Path, progress: Progress) -> pd.DataFrame:
     """Predictions of a checkpoint for every example of the validation split, pruned ones held to their gates."""
-    from compressor.models.outputs import collect_outputs, torch_runner
+    from compressor.models.outputs import BATCH, torch_runner
 
     task = data.task
     model, trained = checkpoint.open_source(str(folder.absolute()), data.kind.auto_class, task.model_config())
@@ -57,10 +57,7 @@ def evaluate_torch(data: Data, folder: Path, progress: Progress) -> pd.DataFrame
     tokenizer = tokenizer_beside(folder, data.kind)
     frame = data.frame("validation", progress)
     features = task.features(frame, tokenizer)
-    collate = task.collate(tokenizer)
-    outputs = collect_outputs(
-        torch_runner(model), features, collate, task.output_names, progress, title="evaluate"
-    )
+    outputs = task.outputs(torch_runner(model), features, tokenizer, progress, BATCH, "evaluate")
     return task.predictions(outputs, features, frame)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.errors import UserError
+from compressor.parts import MODEL_FILE, graphs_of, has_graphs
 from compressor.stages.base import RESULTS, open_tokenizer
-from compressor.stages.export import MODEL_FILE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,7 +19,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 def has_graph(folder: Path) -> bool:
     """Whether this is an artifact, or the folder of an export or quantize stage."""
-    return (folder / MODEL_FILE).is_file()
+    return has_graphs(folder)
 
 
 def has_config(folder: Path) -> bool:
@@ -28,7 +28,7 @@ def has_config(folder: Path) -> bool:
 
 
 def onnx_file(path: Path) -> Path:
-    """The ONNX file that `path` is or, as a folder, holds.
+    """The ONNX file that `path` is or, as a folder, holds; of several graphs the folder itself.
 
     Raises:
         UserError: there is none.
@@ -36,7 +36,7 @@ def onnx_file(path: Path) -> Path:
     if path.is_file():
         return path
     if has_graph(path):
-        return path / MODEL_FILE
+        return path / MODEL_FILE if graphs_of(path) == [MODEL_FILE] else path
     raise not_a_model(path, f"an .onnx file or a folder with a {MODEL_FILE}")
 
 

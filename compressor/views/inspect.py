@@ -14,9 +14,9 @@ from rich.text import Text
 from compressor.errors import UserError
 from compressor.models.structure import Structure
 from compressor.onnx.graph import describe_graph
+from compressor.parts import graphs_of
 from compressor.report.console import inspect_table
 from compressor.report.fields import count_text, listed, megabytes
-from compressor.stages.export import MODEL_FILE
 from compressor.tables import facts, table
 from compressor.views.folders import has_config, has_graph, not_a_model
 
@@ -66,13 +66,15 @@ def inspect_exported(folder: Path) -> Group:
     """An exported model: the structure from the config beside it, the rest from the graph."""
     from compressor.models import checkpoint
 
-    graph = folder / MODEL_FILE
+    graphs = [folder / name for name in graphs_of(folder)]
     try:
         structure = _structure(checkpoint.read_config(folder))
     except UserError as error:
-        return Group(Text(f"layers unknown: {error}", style="yellow"), inspect_file(graph))
-    found = describe_graph(graph)
-    info = {"name": str(folder), "file_bytes": found["file_bytes"], "operators": found["operators"]}
+        return Group(Text(f"layers unknown: {error}", style="yellow"), *map(inspect_file, graphs))
+    described = [describe_graph(graph) for graph in graphs]
+    counts = sum((Counter(found["operators"]) for found in described), Counter())
+    info = {"name": str(folder), "file_bytes": sum(found["file_bytes"] for found in described)}
+    info["operators"] = dict(counts.most_common())
     return inspect_table(structure, info)
 
 

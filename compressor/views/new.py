@@ -30,9 +30,10 @@ PUBLIC = {
     "token-classification": "{hub: unimelb-nlp/wikiann, config: en}",
     "question-answering": "squad",
     "feature-extraction": "sentence-transformers/stsb",
+    "language-modeling": "{hub: Salesforce/wikitext, config: wikitext-2-raw-v1}",
 }
 """For a task a public data set, so that the recipe runs before one's own data are in it."""
-FILES = {"text-classification": "csv", "question-answering": "json"}
+FILES = {"text-classification": "csv", "question-answering": "json", "language-modeling": "txt"}
 """What one's own files most often end in."""
 GOALS = {"speedup": 2.0, "sparsity": 0.6, "latency_ms": 10.0, "max_metric_drop": 0.01}
 """A goal of each kind, for methods that aim at one."""
@@ -42,6 +43,7 @@ LABELLED = {
     "first": "  # The dense model: what the result is compared with, and the teacher of all that follows.\n"
     "  - finetune: {id: teacher, epochs: 3, learning_rate: 3.0e-5, batch_size: 16}\n",
     "teacher": "teacher",
+    "distill": ", distill: {teacher: teacher}",
 }
 """What a recipe says of the dense model where texts have labels: it is trained first."""
 UNLABELLED = {
@@ -50,8 +52,22 @@ UNLABELLED = {
     "  normalize: true               # vectors of length 1\n",
     "first": "",
     "teacher": "model",
+    "distill": ", distill: {teacher: model}",
 }
 """What it says where there are none: the model itself teaches."""
+STREAMED = LABELLED | {
+    "dense": "A language model",
+    "first": "  # The dense model: what the result is compared with.\n"
+    "  - finetune: {id: dense, epochs: 1, learning_rate: 5.0e-5, batch_size: 16}\n",
+    "teacher": "",
+    "distill": "",
+}
+"""What it says of a running text: next tokens teach enough."""
+LONG = {
+    "question-answering": "longer text is read in overlapping windows",
+    "language-modeling": "a text is read so many at a time",
+}
+"""What becomes of text that is longer than `max_length`, where it is not cut."""
 
 
 class Answers(NamedTuple):
@@ -155,7 +171,7 @@ def recipe_text(answers: Answers, target: Path) -> str:
     """The recipe; `target` is the file its header says to run."""
     task, method = answers.task, method_class(answers.method)
     metric = METRICS[task][0]
-    dense = UNLABELLED if task == "feature-extraction" else LABELLED
+    dense = {"feature-extraction": UNLABELLED, "language-modeling": STREAMED}.get(task, LABELLED)
     values: dict[str, Any] = {
         "file": target,
         "name": yaml.safe_dump({"name": _name(target)}).strip(),
@@ -164,7 +180,7 @@ def recipe_text(answers: Answers, target: Path) -> str:
         "dataset": _dataset(answers),
         "ending": FILES.get(task, "jsonl"),
         "length": MAX_LENGTH[task],
-        "long": "read in overlapping windows" if task == "question-answering" else "cut",
+        "long": LONG.get(task, "longer text is cut"),
         "threads": min(2, usable_cores()),
         "about": textwrap.fill(_title(method), 116, initial_indent="  # ", subsequent_indent="  # "),
         "prune": textwrap.indent(_taught(method, dense["teacher"]), "  "),
@@ -200,11 +216,13 @@ def _example(method: type[Pruner]) -> str:
 
 
 def _taught(method: type[Pruner], teacher: str) -> str:
-    """The same stage with this teacher; where that is the model itself, whatever is trained must have it."""
+    """The same stage with this teacher or none; where it is the model itself, whatever is trained must have it."""
     example = _example(method)
+    plain = re.sub(r",\s*distill: \{.*?\}", "", example, flags=re.DOTALL)
+    if not teacher:
+        return plain
     if teacher != "model" or not issubclass(method, TrainingKeys):
         return example
-    plain = re.sub(r",\s*distill: \{.*?\}", "", example, flags=re.DOTALL)
     return f"{plain[:-1]},\n          distill: {{teacher: {teacher}}}}}"
 
 

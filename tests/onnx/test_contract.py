@@ -30,6 +30,7 @@ from compressor.pruning.cofi.fold import fold_gates
 from compressor.pruning.cofi.gates import LearnedGates
 from compressor.pruning.cofi.masking import Masking
 from compressor.pruning.fold import fold_constants, fold_dead_units
+from compressor.pruning.head_gates.gates import BinaryGates, Gating
 from compressor.pruning.layer_drop import without
 from compressor.pruning.movement.masks import Masks
 from tests.pruning.gated import KINDS
@@ -147,6 +148,16 @@ def pruned_by_speed(model: Any, inputs: Any) -> tuple[torch.Tensor, Structure]:
         return held, made.structure_of(choice)
 
 
+def pruned_by_head_gates(model: Any, inputs: Any) -> tuple[torch.Tensor, Structure]:
+    """Decided gates with output scaling; one layer loses all its heads."""
+    gating = Gating(model, BinaryGates(model, 0.0), scale_outputs=True)
+    with torch.no_grad():
+        for logits_ in gating.gates.logits:
+            logits_.copy_(torch.tensor([1.0, -1.0, 1.0, 1.0]))
+        gating.gates.logits[1].fill_(-1.0)
+    return logits(model, inputs), gating.fold()[0]
+
+
 PRUNED = {
     "movement": pruned_by_movement,
     "cofi": pruned_by_cofi,
@@ -154,6 +165,7 @@ PRUNED = {
     "greedy": pruned_by_layer_drop,
     "heads": pruned_by_heads,
     "speed": pruned_by_speed,
+    "head-gates": pruned_by_head_gates,
 }
 """What each method leaves behind: the logits before anything is cut, and the structure."""
 

@@ -109,7 +109,7 @@ def test_excluded_nodes_stay_as_they_are(mode: Any, exported: Path) -> None:
         operators = describe_graph(target)["operators"]
         return operators.get("DynamicQuantizeLinear", 0) + operators.get("QuantizeLinear", 0)
 
-    some, every = (matching_nodes(exported, [p]) for p in ("*layer.0*/MatMul*", "*"))
+    some, every = (matching_nodes([exported], [p]) for p in ("*layer.0*/MatMul*", "*"))
     assert 0 < len(some) < len(every)
     assert quantized([]) > quantized(some) > quantized(every) == 0
 
@@ -131,4 +131,4 @@ def test_only_the_products_with_weights_read_rounded_activations(exported: Path)
 
 def test_a_pattern_that_fits_no_node_is_refused(exported: Path) -> None:
     with pytest.raises(UserError, match="no node of the graph fits 'layer99'"):
-        matching_nodes(exported, ["layer99"])
+        matching_nodes([exported], ["layer99"])

@@ -45,3 +45,13 @@ def test_nothing_is_said_of_threads_that_nobody_timed() -> None:
     assert best_threads([]) is None
     assert best_threads([row(1, 1.0, provider="cuda")]) is None
     assert "thread" not in triton_config(MANIFEST)
+
+
+def test_texts_that_are_read_piece_by_piece_share_no_batch() -> None:
+    memory = {"type": "tensor(float)", "shape": [6, "batch_size", "memory_length", 32]}
+    inputs = {"input_ids": MANIFEST["inputs"]["input_ids"], "memory": memory}
+    made = triton_config(MANIFEST | {"inputs": inputs, "state": {"memory": {}}})
+    assert "max_batch_size: 0" in made
+    assert 'input [ { name: "memory", data_type: TYPE_FP32, dims: [ 6, -1, -1, 32 ] } ]' in made
+    assert 'input [ { name: "input_ids", data_type: TYPE_INT64, dims: [ -1, -1 ] } ]' in made
+    assert "dynamic_batching" not in made

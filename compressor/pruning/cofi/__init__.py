@@ -93,6 +93,15 @@ class Cofi(Pruner, TrainingKeys):
         """The training keys alone."""
         return training_keys(self)
 
+    def check(self, config: PretrainedConfig) -> None:
+        """The family has what its gates are for."""
+        from compressor.models.architecture import architecture_of
+
+        if "hidden" in self.granularity and architecture_of(config).fixed_width:
+            raise UserError(
+                f"cofi: the hidden width of {config.model_type} cannot change; leave hidden out of granularity"
+            )
+
     def check_target(self, config: PretrainedConfig, target: Target | None) -> None:
         """The gates of these kinds can remove so much; of time, only a latency table can tell."""
         from compressor.models.architecture import architecture_of

@@ -22,14 +22,8 @@ from compressor.pruning.cofi.values import Values
 def fold_gates(model: PreTrainedModel, values: Values) -> Structure:
     """Multiply decided, canonical `values` into the weights (in place); return what must be kept."""
     architecture = architecture_of(model.config)
-    embeddings, *norms = hidden_writers(model)
-    for writer in (embeddings, *norms):
-        if not isinstance(writer, nn.Embedding):
-            _scale(writer, values.hidden)
-    if not isinstance(embeddings, nn.Linear):
-        for path in architecture.embeddings:
-            table: Any = model.base_model.get_submodule(path)
-            table.weight *= values.hidden.to(table.weight)
+    if not architecture.fixed_width:
+        _fold_hidden(model, values.hidden)
     for stack in architecture.stacks:
         for row, layer in enumerate(architecture.layers(model, stack)):
             for table in stack.sublayers:
@@ -37,12 +31,20 @@ def fold_gates(model: PreTrainedModel, values: Values) -> Structure:
                 output: Any = layer.get_submodule(table.output)
                 units = values.units[place][row].to(output.weight)
                 columns = units.repeat_interleave(output.in_features // len(units))
-                if table.is_attention:
-                    _scale(layer.get_submodule(table.inputs[-1]), columns)
-                else:
-                    output.weight *= columns
+                output.weight *= columns
                 _scale(output, values.wholes[place][row] * values.hidden)
     return values.structure(structure_of(model))
+
+
+def _fold_hidden(model: PreTrainedModel, gates: torch.Tensor) -> None:
+    embeddings, *norms = hidden_writers(model)
+    for writer in (embeddings, *norms):
+        if not isinstance(writer, nn.Embedding):
+            _scale(writer, gates)
+    if not isinstance(embeddings, nn.Linear):
+        for path in architecture_of(model.config).embeddings:
+            table: Any = model.base_model.get_submodule(path)
+            table.weight *= gates.to(table.weight)
 
 
 def _scale(module: Any, features: torch.Tensor) -> None:

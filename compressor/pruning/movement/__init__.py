@@ -164,8 +164,9 @@ class Movement(Pruner, TrainingKeys):
         if self.variant not in ("hybrid", "block"):
             return
         sides = [("attention", config.hidden_size)]
-        if self.variant == "block":
-            sides.append(("FFN", getattr(config, architecture_of(config).stacks[0].ffn_key)))
+        stack = architecture_of(config).stacks[0]
+        if self.variant == "block" and any(table.name == "ffn" for table in stack.sublayers):
+            sides.append(("FFN", getattr(config, stack.ffn_key)))
         for part, size in sides:
             if any(size % side for side in self.attention_block):
                 raise UserError(

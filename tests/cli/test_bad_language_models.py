@@ -37,7 +37,11 @@ BERT = "{model_type: bert, hidden_size: 16, num_hidden_layers: 2, num_attention_
         ("[16]", "[16], parts: [forward]", ("benchmark.parts", "no part 'forward'", "segment, step")),
         ("export: {}", "export: {memory: hidden}", ("gpt2 has no memory of hidden states", "take cache")),
         ("export: {}", "export: {memory: kept}", ("stages.export.memory", "'none', 'hidden' or 'cache'")),
-        ("  max_length", "  metric: accuracy\n  max_length", ("no metric of language-modeling", "perplexity")),
+        (
+            "  max_length",
+            "  metric: accuracy\n  max_length",
+            ("no metric of language-modeling", "perplexity"),
+        ),
         ("  max_length", "  labels: [a, b]\n  max_length", ("language-modeling has no labels",)),
         ("{method: layer-drop, drop: 1}", "{method: speed, score: fisher}", ("needs a",)),
     ],

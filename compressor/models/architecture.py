@@ -89,10 +89,8 @@ class Architecture:
     """Place of the token that stands for the whole text: the first (0) or the last (-1)."""
     decoder: bool = False
     """Whether it reads from left to right and predicts the next token; then norms stand before sub-layers."""
-    final_norm: str | None = None
-    """The norm behind the last layer, where norms stand before sub-layers."""
     fixed_width: bool = False
-    """Whether hidden dimensions can't go: memories and tables of several widths have them."""
+    """Whether hidden dimensions stay: memories, tables of several widths or a final norm have them too."""
     prepare: Callable[[PreTrainedModel], None] | None = None
     """Puts the modules that the tables name in place of others that compute the same."""
 
@@ -390,7 +388,7 @@ ARCHITECTURES = {
             activation_key="activation_function",
             cls=-1,
             decoder=True,
-            final_norm="ln_f",
+            fixed_width=True,
             prepare=_with_linear_maps,
         ),
         Architecture(

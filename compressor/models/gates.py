@@ -161,8 +161,6 @@ def hidden_writers(model: PreTrainedModel) -> list[nn.Module]:
     for stack in architecture.stacks:
         for layer in architecture.layers(model, stack):
             writers += [layer.get_submodule(table.norm) for table in stack.sublayers]
-    if architecture.final_norm:
-        writers.append(base.get_submodule(architecture.final_norm))
     return writers
 
 

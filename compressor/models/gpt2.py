@@ -13,7 +13,9 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch.nn import functional
+from transformers import GPT2Config, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention
 
 from compressor.errors import UserError
@@ -34,9 +36,7 @@ class CausalHeads(nn.Module):
         self.scale = self.head_size**-0.5 if theirs.scale_attn_weights else 1.0
         self.dropout = theirs.attn_dropout
 
-    def forward(
-        self, x: Tensor, hidden: Tensor | None = None, past: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, hidden: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the heads read, and the keys and values so far.
 
         Args:
@@ -52,7 +52,7 @@ class CausalHeads(nn.Module):
             seen = torch.cat([past, seen], dim=2)
         k, v = (self._by_head(part) for part in seen.unbind())
         scores = self._by_head(self.q(x)) @ k.transpose(2, 3) * self.scale
-        scores = scores + (looking_back(x.shape[1], k.shape[2], x) if hidden is None else hidden)
+        scores = scores + hidden
         read = self.dropout(scores.softmax(dim=3)) @ v
         return read.transpose(1, 2).flatten(2), seen
 
@@ -70,15 +70,9 @@ class Attention(nn.Module):
         self.c_proj = linear(theirs.c_proj.weight.detach().t(), theirs.c_proj.bias.detach())
         self.dropout = theirs.resid_dropout
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        past: Tensor | None = None,
-        **_: Any,
-    ) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Tensor, hidden: Tensor, past: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """(batch, length, hidden) in and out; also keys and values so far, none where no head is left."""
-        read, *kept = self.core(hidden_states, attention_mask, past)
+        read, *kept = self.core(x, hidden, past)
         return self.dropout(self.c_proj(read)), kept
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -126,8 +120,46 @@ class FeedForward(nn.Module):
         super()._load_from_state_dict(_transposed(state_dict, prefix, "c_fc", "c_proj"), prefix, *args)
 
 
+class GPT2Model(transformers.GPT2Model):
+    """Embeddings, layers and the final norm."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        memory: Sequence[Tensor] | None = None,
+        output_hidden_states: bool = False,
+        **_: Any,
+    ) -> BaseModelOutputWithPast:
+        """Read `input_ids` (batch, length) after a `memory`: normed states, memory, all layers' states.
+
+        `memory` is keys and values of the text before, of every layer with heads (2, batch, tokens, width); `None`
+        where there is none, and then none is given. The states are those before the first layer and after each.
+        """
+        past, length = list(memory or ()), input_ids.shape[1]
+        before = past[0].shape[2] if past else 0
+        places = torch.arange(before, before + length, device=input_ids.device)
+        h = self.drop(self.wte(input_ids) + self.wpe(places))
+        hidden = looking_back(length, before + length, h)
+        so_far: list[Tensor] = []
+        states = [h]
+        for block in self.h:
+            own = past[len(so_far)] if past and has_heads(block) else None
+            attended, new = block.attn(block.ln_1(h), hidden, own)
+            so_far += new
+            h = h + attended
+            h = h + block.mlp(block.ln_2(h))
+            states.append(h)
+        kept = None if memory is None else tuple(so_far)
+        return BaseModelOutputWithPast(self.ln_f(h), kept, tuple(states) if output_hidden_states else None)
+
+
 class GPT2LMHeadModel(transformers.GPT2LMHeadModel):
     """GPT-2 as a language model of the project: labels are the next tokens, losses come token by token."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__(config)
+        self.transformer = GPT2Model(config)
+        self.post_init()
 
     def forward(
         self,
@@ -135,41 +167,33 @@ class GPT2LMHeadModel(transformers.GPT2LMHeadModel):
         memory: Sequence[Tensor] | None = None,
         labels: Tensor | None = None,
         last: bool = False,
-        output_hidden_states: bool = False,
         **_: Any,
     ) -> LanguageOutput:
         """One pass over a piece of text.
 
         Args:
             input_ids: (batch, length).
-            memory: keys and values of the text before, of every layer with heads (2, batch, tokens, width); `None`
-                where there is none, and then none is given.
+            memory: what is known of the text before (see `GPT2Model`).
             labels: the next tokens (batch, length), -100 where none is asked for.
             last: give the logits of the last token alone.
-            output_hidden_states: give the states before the first layer and after each, not normed.
         """
-        body, past = self.transformer, list(memory or ())
-        before = past[0].shape[2] if past else 0
-        length = input_ids.shape[1]
-        places = torch.arange(before, before + length, device=input_ids.device)
-        h = body.drop(body.wte(input_ids) + body.wpe(places))
-        hidden = looking_back(length, before + length, h)
-        so_far: list[Tensor] = []
-        states = [h]
-        for block in body.h:
-            own = past[len(so_far)] if past and has_heads(block) else None
-            attended, new = block.attn(block.ln_1(h), hidden, own)
-            so_far += new
-            h = h + attended
-            h = h + block.mlp(block.ln_2(h))
-            states.append(h)
-        logits = self.lm_head(body.ln_f(h[:, -1:] if last else h))
-        kept = None if memory is None else tuple(so_far)
-        hidden_states = tuple(states) if output_hidden_states else None
+        body = self.transformer(input_ids, memory)
+        states, kept = body.last_hidden_state, body.past_key_values
+        logits = self._logits(states[:, -1:] if last else states)
         if labels is None:
-            return LanguageOutput(logits=logits, memory=kept, hidden_states=hidden_states)
+            return LanguageOutput(logits=logits, memory=kept)
         losses = token_losses(logits, labels)
-        return LanguageOutput(mean_loss(losses, labels), losses, memory=kept, hidden_states=hidden_states)
+        return LanguageOutput(mean_loss(losses, labels), losses, memory=kept)
+
+    def _logits(self, states: Tensor) -> Tensor:
+        """(batch, length, hidden) to (batch, length, vocabulary).
+
+        A product with a bias, of zeros, becomes a Gemm that reads the embeddings' own table backwards; one without
+        would have a second, turned copy of the table in every exported graph.
+        """
+        weight = self.lm_head.weight
+        flat = functional.linear(states.flatten(0, 1), weight, weight.new_zeros(len(weight)))
+        return flat.view(*states.shape[:2], -1)
 
     def initial_cache(self, batch: int) -> tuple[Tensor, ...]:
         """The memory of nothing: for every layer with heads (2, batch, 0, width)."""

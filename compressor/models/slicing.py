@@ -186,12 +186,9 @@ def _cut_hidden(model: PreTrainedModel, architecture: Architecture, columns: Seq
                 _replace(layer, sub.output, _select(layer.get_submodule(sub.output), columns, 0))
                 if not isinstance(layer.get_submodule(sub.norm), nn.Identity):
                     _replace(layer, sub.norm, _select_norm(layer, sub.norm, columns))
-    if architecture.final_norm:
-        _replace(base, architecture.final_norm, _select_norm(base, architecture.final_norm, columns))
     reader = architecture.reader(model)
     if reader:
         _replace(model, reader, _select(model.get_submodule(reader), columns, 1))
-        model.tie_weights()
 
 
 def _select(module: nn.Module, index: Sequence[int], axis: int) -> nn.Module:

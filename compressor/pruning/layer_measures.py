@@ -141,12 +141,10 @@ def _cls_states(model: PreTrainedModel, batches: Batches) -> Iterable[Tensor]:
 def _hidden_states(model: PreTrainedModel, batches: Batches) -> Iterable[tuple[tuple[Tensor, ...], Tensor]]:
     """States before the first layer and after every one, with the mask of real tokens, batch by batch."""
     model.eval()
-    family = architecture_of(model.config)
-    # With a final norm, transformers' base model gives the last state only behind it.
-    body: Any = model if family.final_norm else model.base_model
+    names = architecture_of(model.config).inputs
     for batch in batches:
-        inputs = {name: values.to(model.device) for name, values in batch.items() if name in family.inputs}
-        outputs = body(**inputs, output_hidden_states=True)
+        inputs = {name: values.to(model.device) for name, values in batch.items() if name in names}
+        outputs: Any = model.base_model(**inputs, output_hidden_states=True)
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
         yield outputs.hidden_states, mask.bool()
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import transformers
@@ -133,7 +134,6 @@ STRUCTURES = {
     ),
     "random-1": lambda dense: random_structure(dense, 1),
     "random-2": lambda dense: random_structure(dense, 2),
-    "random-hidden": lambda dense: random_structure(dense, 3, hidden=True),
 }
 
 
@@ -179,7 +179,8 @@ def by_movement(model: Any) -> tuple[Tensor, Structure]:
 
 
 def by_cofi(model: Any) -> tuple[Tensor, Structure]:
-    gates = LearnedGates(structure_of(model), gated.KINDS, lambda _: 0.0, seed=0)
+    kinds = [kind for kind in gated.KINDS if kind != "hidden"]
+    gates = LearnedGates(structure_of(model), kinds, lambda _: 0.0, seed=0)
     masking = Masking(model, gates)
     gated.scatter(gates, seed=2)
     found, values = logits(model), gates.decided()
@@ -250,6 +251,15 @@ def test_optimum_writes_with_the_graph(tmp_path: Path) -> None:
             following = model(wanted).logits[:, -1].argmax(dim=-1, keepdim=True)
         wanted = torch.cat([wanted, following], dim=1)
     assert torch.equal(written, wanted)
+
+
+def test_the_embeddings_are_stored_once(tmp_path: Path) -> None:
+    export_model(tiny(vocab_size=1000), "text-generation", 18, tmp_path)
+    for name in ("model.onnx", "scores.onnx"):
+        tables = [
+            t for t in onnx.load(tmp_path / name).graph.initializer if 1000 in t.dims and HIDDEN in t.dims
+        ]
+        assert len(tables) == 1
 
 
 def test_a_text_is_scored_without_a_vocabulary_of_numbers_a_token(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from compressor.pruning.speed import Speed
 
-VERSION = 2
+VERSION = 3
 """Raised when databases of older code mean something else."""
 CALIBRATION_TOKENS, PROBE_TOKENS = 50_000, 16_000
 """Tokens of calibration and probe examples at most, whatever their number: what a CPU does in minutes."""

@@ -15,6 +15,8 @@ from compressor.models.source import TrainTokenizer
 
 UNKNOWN, LINE_END = "<unk>", "</s>"
 UNKNOWN_CHARACTER = "\ufffd"
+BATCH = 1000
+"""Texts that are tokenized at once to count their tokens."""
 ANY_CHARACTER = r"[\s\S]"
 
 
@@ -70,8 +72,9 @@ def _byte_pairs(keys: TrainTokenizer, texts: Sequence[str]) -> tuple[Any, dict[s
     trainer = trainers.BpeTrainer(vocab_size=keys.vocab_size, initial_alphabet=alphabet, show_progress=False)
     made.train_from_iterator(texts, trainer)
     counts: Counter[str] = Counter(dict.fromkeys(made.get_vocab(), 0))
-    for encoding in made.encode_batch(list(texts)):
-        counts.update(encoding.tokens)
+    for start in range(0, len(texts), BATCH):
+        for encoding in made.encode_batch(list(texts[start : start + BATCH])):
+            counts.update(encoding.tokens)
     merges = [tuple(pair) for pair in json.loads(made.to_str())["model"]["merges"]]
     made.model = BPE(vocab=_numbered(counts, len(counts)), merges=merges)
     return made, {}

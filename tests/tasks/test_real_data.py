@@ -102,11 +102,9 @@ def test_squad_windows_and_the_official_scores(data, real_tokenizer):
 
 
 def test_penn_treebank(data):
-    """Its published sizes: 10,000 words; 929,589 tokens to train on and 73,760 to validate, ends of lines included."""
-    files = {
-        name: str(data / "ptb" / f"ptb.{file}.txt")
-        for name, file in (("train", "train"), ("validation", "valid"))
-    }
+    """Its published sizes: 10,000 words; 929,589 tokens to train on, 73,760 to validate, ends of lines included."""
+    names = {"train": "ptb.train.txt", "validation": "ptb.valid.txt"}
+    files = {split: str(data / "ptb" / name) for split, name in names.items()}
     keys = TaskKeys(type="language-modeling", dataset=files, max_length=64, selection={"fraction": 0.05})
     task = get_task(keys.type).load(keys, 42)
     assert counts(task) == (39940, 2128, 3370)

@@ -203,6 +203,7 @@ def read_text(model: Model, rows: list[Row], batch_size: int) -> list[Row]:
 
     `temperature` and `seed` draw the latter; without them it is the likeliest token every time.
     """
+    sys.path.append(str(Path(__file__).parent))  # wherever it is run from
     from streaming import Reader, chooser, extend, score  # type: ignore[import-not-found]  # beside this file
 
     keys, parts = model.manifest["post_processing"], model.manifest["parts"]

@@ -14,6 +14,9 @@ from typing import Any
 from compressor.models.source import TrainTokenizer
 
 UNKNOWN, LINE_END = "<unk>", "</s>"
+UNKNOWN_CHARACTER = "\ufffd"
+BATCH = 1000
+"""Texts that are tokenized at once to count their tokens."""
 ANY_CHARACTER = r"[\s\S]"
 
 
@@ -48,11 +51,12 @@ def _characters(keys: TrainTokenizer, texts: Sequence[str]) -> tuple[Any, dict[s
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(_lowered(text, keys))
-    made = Tokenizer(WordLevel(_numbered(counts, keys.vocab_size, (UNKNOWN, "\n")), UNKNOWN))
+    vocabulary = _numbered(counts, keys.vocab_size, (UNKNOWN_CHARACTER, "\n"))
+    made = Tokenizer(WordLevel(vocabulary, UNKNOWN_CHARACTER))
     made.normalizer = normalizers.Sequence(_lowering(keys))
     made.pre_tokenizer = pre_tokenizers.Split(Regex(ANY_CHARACTER), "isolated")
     made.decoder = decoders.Fuse()
-    return made, {"unk_token": UNKNOWN}
+    return made, {"unk_token": UNKNOWN_CHARACTER}
 
 
 def _byte_pairs(keys: TrainTokenizer, texts: Sequence[str]) -> tuple[Any, dict[str, str]]:
@@ -68,8 +72,9 @@ def _byte_pairs(keys: TrainTokenizer, texts: Sequence[str]) -> tuple[Any, dict[s
     trainer = trainers.BpeTrainer(vocab_size=keys.vocab_size, initial_alphabet=alphabet, show_progress=False)
     made.train_from_iterator(texts, trainer)
     counts: Counter[str] = Counter(dict.fromkeys(made.get_vocab(), 0))
-    for encoding in made.encode_batch(list(texts)):
-        counts.update(encoding.tokens)
+    for start in range(0, len(texts), BATCH):
+        for encoding in made.encode_batch(list(texts[start : start + BATCH])):
+            counts.update(encoding.tokens)
     merges = [tuple(pair) for pair in json.loads(made.to_str())["model"]["merges"]]
     made.model = BPE(vocab=_numbered(counts, len(counts)), merges=merges)
     return made, {}
@@ -78,13 +83,13 @@ def _byte_pairs(keys: TrainTokenizer, texts: Sequence[str]) -> tuple[Any, dict[s
 def _numbered(counts: Counter[str], most: int, needed: Sequence[str] = ()) -> dict[str, int]:
     """Numbers of at most `most` tokens, `needed` among them, by falling count, equal ones by name.
 
-    What is left out counts for `UNKNOWN`, where that is needed.
+    What is left out counts for the first of `needed`, which stands for it.
     """
     ranked = _by_count(counts)
     kept = [*needed, *(token for token in ranked if token not in needed)][:most]
     used = Counter({token: counts[token] for token in kept})
-    if UNKNOWN in needed:
-        used[UNKNOWN] += counts.total() - used.total()
+    if needed:
+        used[needed[0]] += counts.total() - used.total()
     return {token: number for number, token in enumerate(_by_count(used))}
 
 

@@ -40,7 +40,6 @@ seed: 3
 stages:STAGES
 benchmark: {threads: [1], sequence_lengths: [12], seconds: 0.05, processes: 3}
 gates: {max_metric_drop_relative: 2.0, on_noise: warn}
-release: all
 """
 
 
@@ -112,7 +111,7 @@ def test_gpt2(prune: str, export: str, tmp_path: Path) -> None:
 
 def test_all_attention_streams_as_pytorch_does(tmp_path: Path) -> None:
     recipe, output = write_text_recipe(tmp_path, "all-attention"), tmp_path / "run"
-    finish(start(recipe, output, "--set", "task.limit.validation=60", "--set", "release=all"))
+    finish(start(recipe, output, "--set", "task.limit.validation=60"))
     assert_it_serves(load_limited(recipe), output)
     manifest = json.loads(
         (output / "artifacts" / "pruned_fp32" / "manifest.json").read_text(encoding="utf-8")

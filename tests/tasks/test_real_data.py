@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from compressor.models.source import TrainTokenizer
+from compressor.stages.vocabulary import train_vocabulary
 from compressor.tasks import get_task
 from compressor.tasks.schema import TaskKeys
 from compressor.tasks.squad_metrics import scores
@@ -97,3 +99,21 @@ def test_squad_windows_and_the_official_scores(data, real_tokenizer):
         assert frame["answers"][window["example"]][0] in frame["context"][window["example"]][first:last]
     perfect = [scores(known[0], known) for known in found["reference"]]
     assert set(perfect) == {(1.0, 1.0)}
+
+
+def test_penn_treebank(data):
+    """Its published sizes: 10,000 words; 929,589 tokens to train on, 73,760 to validate, ends of lines included."""
+    names = {"train": "ptb.train.txt", "validation": "ptb.valid.txt"}
+    files = {split: str(data / "ptb" / name) for split, name in names.items()}
+    keys = TaskKeys(type="language-modeling", dataset=files, max_length=64, selection={"fraction": 0.05})
+    task = get_task(keys.type).load(keys, 42)
+    assert counts(task) == (39940, 2128, 3370)
+    train = [task.examples.train, task.examples.selection]
+    words = train_vocabulary(
+        TrainTokenizer(train="word"), [text for frame in train for text in frame["text"]]
+    )
+    assert len(words) == 10_000
+    tokens = [
+        sum(map(len, task.features(frame, words)["labels"])) for frame in (*train, task.examples.validation)
+    ]
+    assert (sum(tokens[:2]), tokens[2]) == (929_589, 73_760)

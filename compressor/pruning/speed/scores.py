@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from compressor.pruning.speed.divergence import SPANS, answers
-from compressor.pruning.speed.moments import Batch, Moments
+from compressor.pruning.speed.moments import Batch, Moments, inputs_of
 from compressor.pruning.speed.obs import removal_order
 from compressor.pruning.speed.places import Key, Place
 
@@ -171,7 +171,7 @@ def _output_information(evidence: Evidence) -> dict[Key, Tensor]:
     sums: dict[Key, Any] = dict.fromkeys((place.key for place in evidence.places), 0.0)
     try:
         for batch in evidence.batches:
-            inputs = {name: values.to(model.device) for name, values in batch.items()}
+            inputs = inputs_of(model, batch)
             loss = _own_loss(model(**inputs), inputs, random) * len(inputs["input_ids"])
             grads = torch.autograd.grad(loss, list(outputs.values()))
             real = inputs["attention_mask"].bool()

@@ -1,5 +1,6 @@
 """The parts by hand: moments, windows, divergence, scores, costs, the second pass."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from compressor.pruning.speed.divergence import Probe, divergence
 from compressor.pruning.speed.moments import Moments, input_moments
 from compressor.pruning.speed.places import places_of
 from compressor.pruning.speed.recovery import second_pass
-from compressor.pruning.speed.scores import _own_loss, _squared_gradients, fisher, kprune, magnitude
+from compressor.pruning.speed.scores import (
+    HARM,
+    _output_information,
+    _own_loss,
+    _squared_gradients,
+    fisher,
+    kprune,
+    magnitude,
+)
 from compressor.pruning.speed.sizes import price, probed
 from compressor.pruning.speed.window import recorded, window
 from tests.pruning.speed.made import batches, database, evidence
@@ -181,3 +190,19 @@ def test_a_second_pass_comes_closer_to_the_dense_stream(tmp_path: Path) -> None:
     for place in places_of(model):
         kept = choice[place.key] * place.size
         assert int(place.projection.weight.abs().sum(0).count_nonzero()) == kept
+
+
+def test_errors_count_by_what_they_change_in_the_answers() -> None:
+    """Where the classifier reads nothing of half the hidden width, the last FFN's errors there are free."""
+    model = tiny_model("bert")
+    place = places_of(model)[-1]
+    with torch.no_grad():
+        place.norm.weight[: HIDDEN // 2] = 0
+    proof = evidence(model)
+    information = _output_information(proof)[place.key]
+    assert information.diagonal().mean().item() == pytest.approx(1)
+    felt = information.diagonal() - HARM
+    assert felt[: HIDDEN // 2].mean() < 0.5 * felt[HIDDEN // 2 :].mean()
+    unlabelled = [{n: v for n, v in batch.items() if n != "labels"} for batch in proof.batches]
+    again = _output_information(replace(proof, batches=unlabelled))[place.key]
+    assert torch.equal(again, information)

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressor.files import appearing
-from compressor.models.architecture import architecture_of
+from compressor.models.architecture import DECODER_INPUT, architecture_of
 from compressor.models.embedding import EMBEDDING
 from compressor.schema import Progress
 
@@ -26,7 +26,7 @@ Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 Features = Sequence[Mapping[str, Any]]
 Runner = Callable[[Mapping[str, Tensor]], Mapping[str, Array]]
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", DECODER_INPUT)
 
 
 def has_tokens(name: str, one: Array | Tensor) -> bool:
@@ -71,7 +71,7 @@ def collect_outputs(
 def torch_runner(model: PreTrainedModel) -> Runner:
     """Runs a PyTorch model, put into eval mode, on the GPU if there is one; inputs it lacks are ignored."""
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    names = architecture_of(model.config).inputs
+    names = architecture_of(model.config).read
 
     @torch.inference_mode()
     def run(inputs: Mapping[str, Tensor]) -> Mapping[str, Array]:

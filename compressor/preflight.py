@@ -10,7 +10,7 @@ from compressor.benchmark.machine import usable_cores
 from compressor.benchmark.sessions import check_provider
 from compressor.errors import RunError, UserError
 from compressor.executors import ExecutorKeys
-from compressor.models.architecture import architecture_of, structure_in
+from compressor.models.architecture import ARCHITECTURES, architecture_of, structure_in
 from compressor.models.source import ModelSource, NewModel, describe
 from compressor.project import outside_teacher
 from compressor.stages.base import LOCK, MODEL, TEACHER
@@ -37,10 +37,12 @@ def check_everything(project: Project) -> None:
     check_machine(project)
     config = checkpoint.peek(project.recipe.model)
     check_cut(project.recipe.model, config)
-    if project.recipe.task.type == "feature-extraction":
-        check_embeddings(project, config)
     stages = project.recipe.stages
     teachers = {name: checkpoint.peek(name) for stage in stages if (name := outside_teacher(stage))}
+    for name, theirs in {describe(project.recipe.model): config, **teachers}.items():
+        check_kind(project, name, theirs)
+    if project.recipe.task.type == "feature-extraction":
+        check_embeddings(project, config)
     for stage in stages:
         if isinstance(stage, Prune):
             stage.pruner.check_family(config)
@@ -85,6 +87,22 @@ def check_cut(source: ModelSource, config: PretrainedConfig) -> None:
             f"the model '{describe(source)}' is pruned but not sliced yet: name the folder of a `slice` stage after "
             "it, or a dense model"
         )
+
+
+def check_kind(project: Project, name: str, config: PretrainedConfig) -> None:
+    """A model that writes where texts are to be written, and nowhere else; stages that can work on it."""
+    writes, task = project.data.kind.writes, project.recipe.task.type
+    if architecture_of(config).writes_text != writes:
+        wanted = "an encoder-decoder" if writes else "an encoder"
+        fit = ", ".join(n for n, family in ARCHITECTURES.items() if family.writes_text == writes)
+        raise UserError(f"{task} needs {wanted}; '{name}' is a {config.model_type} model (take one of {fit})")
+    for stage in project.recipe.stages if writes else ():
+        if isinstance(stage, Quantize) and stage.mode in ("static", "auto"):
+            raise UserError(
+                f"quantize: mode {stage.mode} is for models of one graph, not for {task}: take dynamic"
+            )
+        if stage.training and stage.training.distill and stage.training.distill.layers:
+            raise UserError(f"distill.layers compares the states of encoders; leave it out for {task}")
 
 
 def check_embeddings(project: Project, config: PretrainedConfig) -> None:
@@ -225,6 +243,8 @@ def check_lengths(project: Project, config: PretrainedConfig) -> None:
     most = architecture_of(config).longest(config)
     asked = {"task.max_length": project.recipe.task.max_length}
     asked["benchmark.sequence_lengths"] = max(project.recipe.benchmark.sequence_lengths)
+    asked["task.max_target_length"] = project.recipe.task.max_target_length or 0
+    asked["task.generation.max_tokens"] = project.recipe.task.tokens
     for key, length in asked.items():
         if most and length > most:
             raise UserError(f"{key} asks for {length} tokens, the model reads at most {most}; lower it")

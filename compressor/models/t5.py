@@ -33,7 +33,7 @@ class RelativePositions(nn.Module):
         )
         self.both_ways = not theirs.is_decoder
 
-    def forward(self, queries: Tensor, keys: int | Tensor) -> Tensor:
+    def forward(self, queries: Tensor, keys: int) -> Tensor:
         """Places of the queries (length,), number of keys; returns (1, heads, queries, keys)."""
         distances = torch.arange(keys, device=queries.device)[None, :] - queries[:, None]
         found = T5Attention._relative_position_bucket(distances, self.both_ways, self.buckets, self.farthest)

@@ -11,8 +11,9 @@ import onnxruntime
 from torch import Tensor
 
 from compressor.errors import UserError
-from compressor.models.outputs import Array
-from compressor.parts import graph_file, parts_of
+from compressor.models.outputs import Array, Runner, text_runner
+from compressor.parts import MODEL_FILE, graph_file, graphs_of, parts_of
+from compressor.serve.generation import Generator, Settings
 
 
 class Runnable(Protocol):
@@ -25,8 +26,23 @@ class Runnable(Protocol):
 
 
 def open_model(model: Path) -> Runnable:
-    """The model that a folder holds, or an ONNX file is, ready to run once."""
-    return OnnxModel(graph_file(model, parts_of(model)[0]))
+    """The model that a folder holds, or an ONNX file is; one that writes text runs on given tokens."""
+    if graphs_of(model) == [MODEL_FILE]:
+        return OnnxModel(graph_file(model, parts_of(model)[0]))
+    from compressor.onnx.writer import TeacherForced
+
+    return TeacherForced(open_generator(model))
+
+
+def open_generator(folder: Path) -> Generator:
+    """The graphs of a model that writes text."""
+    decoder = next(part.graph for part in parts_of(folder) if part.tokens)
+    return Generator({name: OnnxModel(folder / name).session for name in graphs_of(folder)}, decoder)
+
+
+def open_runner(model: Path, settings: Settings | None) -> Runner:
+    """What runs a data set: outputs by name, or with `settings` the tokens that a model writes."""
+    return text_runner(open_generator(model), settings) if settings else open_model(model)
 
 
 class OnnxModel:

@@ -57,6 +57,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "token-classification": {"tokens": ["A", "text", "."]},
     "question-answering": {"question": "Who wrote it?", "context": "Ada wrote it."},
     "feature-extraction": {"text": "A text."},
+    "summarization": {"text": "A long text."},
 }
 """A row of each task that the artifact's client knows."""
 
@@ -98,6 +99,7 @@ def model_card(results: Results, variant: str, manifest: dict[str, Any]) -> str:
         scores=_scores(results, variant),
         speeds=_speeds(results, variant),
         size=_size(results, variant),
+        graphs="." if manifest.get("graphs") else "model.onnx",
         conditions=_conditions(results),
         examples=_examples(results, variant),
         loading=_loading(results, manifest),

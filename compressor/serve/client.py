@@ -12,6 +12,7 @@ or in Python:
     model([{"tokens": ["Ada", "Lovelace"]}])  # token-classification
     model([{"question": "Who?", "context": "Ada wrote it."}])      # question-answering
     model([{"text": "a fine film"}])          # feature-extraction; {"text": ..., "pair": ...} to compare two
+    model([{"text": "a long text"}])          # summarization
 """
 
 from __future__ import annotations
@@ -51,12 +52,16 @@ class Model:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), options, providers=list(providers)
-        )
+        self.sessions = {
+            name: onnxruntime.InferenceSession(str(folder / name), options, providers=list(providers))
+            for name in self.manifest.get("graphs", ["model.onnx"])
+        }
+        self.session = next(iter(self.sessions.values()))
+        if "generation" in self.manifest:
+            self.writer, self.session = writer_of(self)
         self.inputs = [node.name for node in self.session.get_inputs()]
         # A length that varies has a name in the graph, a number of labels is a number.
-        self.outputs = {
+        self.outputs: dict[str, bool] = {
             node.name: isinstance(node.shape[1], str) if len(node.shape) > 1 else False
             for node in self.session.get_outputs()
         }
@@ -195,6 +200,27 @@ def embed(model: Model, rows: list[Row], batch_size: int) -> list[Row]:
     return found
 
 
+def writer_of(model: Model) -> tuple[Any, onnxruntime.InferenceSession]:
+    """What writes tokens for a batch of inputs, and the session that reads those."""
+    from generation import Generator, Settings, generate  # type: ignore[import-not-found]  # beside this file
+
+    manifest = model.manifest
+    decoder = next(part["graph"] for part in manifest["parts"] if part["tokens"])
+    generator, settings = Generator(model.sessions, decoder), Settings(**manifest["generation"])
+    return lambda inputs: generate(generator, inputs, settings), generator.reader
+
+
+def summarize(model: Model, rows: list[Row], batch_size: int) -> list[Row]:
+    """`summary` of the text."""
+    encodings = model.encode([model.manifest["post_processing"]["prefix"] + row["text"] for row in rows])
+    found: list[Row] = []
+    for start in range(0, len(encodings), batch_size):
+        for ids in model.writer(model.pad(encodings[start : start + batch_size])):
+            text = model.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+            found.append({"summary": text.strip()})
+    return found
+
+
 def cosine(one: Any, other: Any) -> float:
     """Of the angle between two vectors; 0 where one has no length."""
     x, y = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
@@ -237,6 +263,7 @@ TASKS = {
     "token-classification": tag,
     "question-answering": answer,
     "feature-extraction": embed,
+    "summarization": summarize,
 }
 
 

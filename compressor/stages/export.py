@@ -20,18 +20,19 @@ class Export(Stage):
     opset: Annotated[int, Field(ge=14, le=21)] = 18
 
     def run(self, work: Work) -> dict[str, Any]:
-        """Write `model.onnx` beside config and tokenizer."""
+        """Write the graphs beside config and tokenizer."""
         from compressor.models import checkpoint
         from compressor.models.architecture import structure_of
         from compressor.models.measures import measures
-        from compressor.onnx.export import check_parity, export_onnx
+        from compressor.onnx.export import check_parity, export_model
 
         work.progress("export", 0.0)
         model = checkpoint.load(work.source)
         work.folder.mkdir(parents=True, exist_ok=True)
-        export_onnx(model, work.data.kind.optimum_task, self.opset, work.folder / MODEL_FILE)
+        task, tokens = work.data.kind.optimum_task, work.data.keys.tokens
+        export_model(model, task, self.opset, work.folder, tokens)
         work.progress("parity", 0.5)
-        parity = check_parity(model, work.folder / MODEL_FILE, work.gates.max_parity_error)
+        parity = check_parity(model, work.folder, work.gates.max_parity_error)
         model.config.save_pretrained(work.folder)
         work.tokenizer().save_pretrained(work.folder)
         return {

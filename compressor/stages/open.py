@@ -40,11 +40,28 @@ class OpenModel(Stage):
         source = work.model
         if isinstance(source, NewModel):
             sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-            source = source.model_copy(update={"config": source.config | sizes})
+            source = source.model_copy(update={"config": source.config | sizes | _ends(source, tokenizer)})
         model, _ = checkpoint.open_source(source, work.data.kind.auto_class, config)
         checkpoint.save(model, work.folder, tokenizer)
         open_tokenizer(work.folder, work.data.kind).save_pretrained(work.folder)  # as its model needs it
         return {"name": describe(work.model), "parameters": model.num_parameters()}
+
+
+def _ends(source: NewModel, tokenizer: Any) -> dict[str, Any]:
+    """Of a model that writes: the tokens by which a text begins and ends."""
+    from compressor.models.architecture import ARCHITECTURES
+
+    if not ARCHITECTURES[source.config["model_type"]].writes_text:
+        return {}
+    begin, end = tokenizer.cls_token_id, tokenizer.eos_token_id
+    end = tokenizer.sep_token_id if end is None else end
+    return {
+        "bos_token_id": begin,
+        "eos_token_id": end,
+        "decoder_start_token_id": end,
+        "forced_bos_token_id": None,
+        "forced_eos_token_id": None,
+    }
 
 
 def make_tokenizer(work: Work) -> Any:
@@ -159,5 +176,7 @@ def _texts(frame: Any) -> Iterator[str]:
     for column in ("text", "pair", "question", "context"):
         if column in frame:
             yield from frame[column]
+    if "references" in frame:
+        yield from (reference for references in frame["references"] for reference in references)
     if "tokens" in frame:
         yield from (" ".join(tokens) for tokens in frame["tokens"])

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from compressor.stages.base import Work
-from compressor.stages.export import MODEL_FILE, Export
+from compressor.stages.export import Export
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,15 +25,16 @@ def time_models(work: Work, cell: Cell, models: Models) -> dict[str, Any]:
     All are timed in turns in the same fresh processes, as the variants of a run are.
     """
     from compressor.benchmark.harness import measure
-    from compressor.onnx.export import export_onnx
+    from compressor.onnx.export import export_model
 
     keys = work.benchmark
     with TemporaryDirectory(dir=work.scratch) as folder:
-        files = {name: Path(folder) / name / MODEL_FILE for name in models}
+        files = {name: Path(folder) / name for name in models}
         for number, (name, make) in enumerate(models.items()):
             work.progress(f"export {name} to time it", number / len(models))
-            files[name].parent.mkdir()
-            export_onnx(make(), work.data.kind.optimum_task, Export().opset, files[name])
+            files[name].mkdir()
+            task, tokens = work.data.kind.optimum_task, work.data.keys.tokens
+            export_model(make(), task, Export().opset, files[name], tokens)
         measured = measure(
             files,
             [cell],

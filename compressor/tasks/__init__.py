@@ -14,6 +14,7 @@ _CLASSES = {
     "token-classification": ("token_classification", "TokenClassification"),
     "question-answering": ("question_answering", "QuestionAnswering"),
     "feature-extraction": ("feature_extraction", "FeatureExtraction"),
+    "summarization": ("summarization", "Summarization"),
 }
 
 

@@ -59,7 +59,12 @@ def evaluate_torch(data: Data, folder: Path, progress: Progress) -> pd.DataFrame
     features = task.features(frame, tokenizer)
     collate = task.collate(tokenizer)
     outputs = collect_outputs(
-        torch_runner(model), features, collate, task.output_names, progress, title="evaluate"
+        torch_runner(model, task.settings(model.config)),
+        features,
+        collate,
+        task.output_names,
+        progress,
+        title="evaluate",
     )
     return task.predictions(outputs, features, frame)
 

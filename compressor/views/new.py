@@ -30,6 +30,7 @@ PUBLIC = {
     "token-classification": "{hub: unimelb-nlp/wikiann, config: en}",
     "question-answering": "squad",
     "feature-extraction": "sentence-transformers/stsb",
+    "summarization": "EdinburghNLP/xsum",
 }
 """For a task a public data set, so that the recipe runs before one's own data are in it."""
 FILES = {"text-classification": "csv", "question-answering": "json"}
@@ -52,6 +53,12 @@ UNLABELLED = {
     "teacher": "model",
 }
 """What it says where there are none: the model itself teaches."""
+
+
+WRITTEN = LABELLED | {
+    "more": "  max_target_length: 64\n  generation: {max_tokens: 60, beams: 1}    # how summaries are written\n",
+}
+"""What it says where texts are written."""
 
 
 class Answers(NamedTuple):
@@ -155,7 +162,7 @@ def recipe_text(answers: Answers, target: Path) -> str:
     """The recipe; `target` is the file its header says to run."""
     task, method = answers.task, method_class(answers.method)
     metric = METRICS[task][0]
-    dense = UNLABELLED if task == "feature-extraction" else LABELLED
+    dense = {"feature-extraction": UNLABELLED, "summarization": WRITTEN}.get(task, LABELLED)
     values: dict[str, Any] = {
         "file": target,
         "name": yaml.safe_dump({"name": _name(target)}).strip(),

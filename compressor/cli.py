@@ -87,7 +87,7 @@ def run(
 
     out(summary_table(results))
     for name, value in results["task"]["reference_points"].items():
-        out(f"reference point {name.replace('_', ' ')}: accuracy {value:.4f}")
+        out(f"reference point {name.replace('_', ' ')}: {results['task']['metric']} {value:.4f}")
     good = passed(results, project.recipe.gates.on_noise)
     where = handed_over(project, results)
     out(f"{'artifact' if good else 'refused'}: {where}", f"report: {project.output / 'report.html'}")

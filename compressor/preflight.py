@@ -19,7 +19,6 @@ from compressor.stages.chain import stage_ids
 from compressor.stages.export import Export
 from compressor.stages.prune import Prune
 from compressor.stages.quantize import Quantize
-from compressor.tasks.schema import STREAMED
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -40,11 +39,12 @@ def check_everything(project: Project) -> None:
     check_machine(project)
     config = checkpoint.peek(project.recipe.model)
     check_cut(project.recipe.model, config)
-    check_direction(project, config)
-    if project.recipe.task.type == "feature-extraction":
-        check_embeddings(project, config)
     stages = project.recipe.stages
     teachers = {name: checkpoint.peek(name) for stage in stages if (name := outside_teacher(stage))}
+    for name, theirs in {describe(project.recipe.model): config, **teachers}.items():
+        check_kind(project, name, theirs)
+    if project.recipe.task.type == "feature-extraction":
+        check_embeddings(project, config)
     for stage in stages:
         if isinstance(stage, Export):
             check_memory(config, stage.memory)
@@ -93,6 +93,24 @@ def check_cut(source: ModelSource, config: PretrainedConfig) -> None:
         )
 
 
+def check_kind(project: Project, name: str, config: PretrainedConfig) -> None:
+    """A model of the kind that does the task, and stages that can work on it."""
+    wanted, task = project.data.kind.model_kind, project.recipe.task.type
+    if architecture_of(config).kind != wanted:
+        fit = ", ".join(n for n, family in ARCHITECTURES.items() if family.kind == wanted)
+        article = "a" if wanted == "decoder" else "an"
+        raise UserError(
+            f"{task} needs {article} {wanted}; '{name}' is a {config.model_type} model (take one of {fit})"
+        )
+    for stage in project.recipe.stages if project.data.kind.writes else ():
+        if isinstance(stage, Quantize) and stage.mode in ("static", "auto"):
+            raise UserError(
+                f"quantize: mode {stage.mode} is for models of one graph, not for {task}: take dynamic"
+            )
+        if stage.training and stage.training.distill and stage.training.distill.layers:
+            raise UserError(f"distill.layers compares the states of encoders; leave it out for {task}")
+
+
 def check_embeddings(project: Project, config: PretrainedConfig) -> None:
     """The model is an encoder that exists, and makes vectors of texts as the recipe says."""
     from compressor.models import checkpoint
@@ -116,20 +134,6 @@ def check_embeddings(project: Project, config: PretrainedConfig) -> None:
                     "cannot be compared"
                 )
             checkpoint.same_embeddings(stated(name), wanted)
-
-
-def check_direction(project: Project, config: PretrainedConfig) -> None:
-    """A task that goes from left to right has a model that does, and no other task has."""
-    streamed, decoder = project.recipe.task.type in STREAMED, architecture_of(config).decoder
-    if streamed and not decoder:
-        others = ", ".join(name for name, family in ARCHITECTURES.items() if family.decoder)
-        raise UserError(
-            f"language-modeling needs a decoder; a {config.model_type} model is none: take one of {others}"
-        )
-    if decoder and not streamed:
-        raise UserError(
-            f"{config.model_type} is a decoder: it does language-modeling, not {project.recipe.task.type}"
-        )
 
 
 def check_machine(project: Project) -> None:
@@ -247,6 +251,8 @@ def check_lengths(project: Project, config: PretrainedConfig) -> None:
     cached = any(isinstance(stage, Export) and stage.memory == "cache" for stage in project.recipe.stages)
     more = 1 if cached else 0  # a step reads one token after as many as the benchmark says
     asked["benchmark.sequence_lengths"] = max(project.recipe.benchmark.sequence_lengths) + more
+    asked["task.max_target_length"] = project.recipe.task.max_target_length or 0
+    asked["task.generation.max_tokens"] = project.recipe.task.tokens
     for key, length in asked.items():
         if most and length > most:
             raise UserError(f"{key} asks for {length} tokens, the model reads at most {most}; lower it")

@@ -25,6 +25,12 @@ CONFIGS = {
     "xlnet": {"pad_token_id": 0},
     "albert": {"embedding_size": 16},
 }
+WRITERS = {
+    "bart": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2},
+    "t5": {"pad_token_id": 0, "decoder_start_token_id": 0},
+    "t5-gated": {"pad_token_id": 0, "decoder_start_token_id": 0, "feed_forward_proj": "gated-gelu"},
+}
+"""Encoder-decoders; T5's heads together are wider than its hidden states."""
 CUTTABLE = [family for family in CONFIGS if family != "albert"]
 """Those whose layers have weights of their own, so that parts of them can go."""
 TIMED = [family for family in CONFIGS if family.removesuffix("-wide") in PATTERNS]
@@ -35,10 +41,13 @@ HEAD_CLASSES = {
     "question-answering": "AutoModelForQuestionAnswering",
     "feature-extraction": "AutoModelForSentenceEmbedding",
 }
+WRITER_CLASS = "AutoModelForSeq2SeqLM"
 MEAN = {"pooling": "mean", "normalize": True}
 
 
 def tiny_config(family: str, **extra: object) -> PretrainedConfig:
+    if family in WRITERS:
+        return _writer_config(family, extra)
     model_type = family.removesuffix("-wide")
     sizes: dict[str, object] = {"vocab_size": VOCABULARY}
     if model_type == "distilbert":
@@ -57,13 +66,30 @@ def tiny_config(family: str, **extra: object) -> PretrainedConfig:
     return transformers.AutoConfig.for_model(model_type, **(sizes | CONFIGS[family] | extra))
 
 
+def _writer_config(family: str, extra: dict[str, object]) -> PretrainedConfig:
+    layers = {"encoder": LAYERS, "decoder": LAYERS}
+    if family == "bart":
+        sizes = {f"{stack}_{name}": value for stack in layers for name, value in
+                 {"layers": LAYERS, "attention_heads": HEADS, "ffn_dim": FFN}.items()}  # fmt: skip
+        sizes |= {"max_position_embeddings": 64, "forced_eos_token_id": None}
+    else:
+        sizes = {"num_layers": LAYERS, "num_heads": HEADS, "d_ff": FFN, "d_kv": 16}
+        sizes |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 16}
+    every = {"vocab_size": VOCABULARY, "d_model": HIDDEN} | sizes | WRITERS[family] | extra
+    return transformers.AutoConfig.for_model(family.partition("-")[0], **every)
+
+
 def tiny_model(
     family: str, task: str = "text-classification", seed: int = 0, **extra: object
 ) -> PreTrainedModel:
     """A random model in eval mode; biases and norms are random too, so that nothing hides in zeros."""
     torch.manual_seed(seed)
     extra = ({"sentence_embedding": MEAN} if task == "feature-extraction" else {}) | extra
-    model = prepared(class_named(HEAD_CLASSES[task]).from_config(tiny_config(family, **extra)))
+    model = prepared(
+        class_named(WRITER_CLASS if family in WRITERS else HEAD_CLASSES[task]).from_config(
+            tiny_config(family, **extra)
+        )
+    )
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
@@ -97,7 +123,8 @@ def padded_batch(family: str, batch: int = 3, length: int = 11, seed: int = 0) -
         "attention_mask": mask,
         "token_type_ids": (torch.arange(length) > length // 2).long().expand(batch, -1) * mask,
     }
-    return {name: every[name] for name in architecture.inputs}
+    every["decoder_input_ids"] = torch.randint(0, VOCABULARY, (batch, length - 4))
+    return {name: every[name] for name in architecture.read}
 
 
 def random_structure(dense: Structure, seed: int, hidden: bool = False) -> Structure:
@@ -131,6 +158,6 @@ def logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Ten
     for name, part in output.items():
         if not isinstance(part, torch.Tensor):
             continue  # memories
-        per_token = has_tokens(name, part[0])
+        per_token = has_tokens(name, part[0]) and part.shape[:2] == inputs["attention_mask"].shape
         flat.append(part[inputs["attention_mask"].bool()] if per_token else part)
     return torch.cat([f.flatten() for f in flat])

@@ -17,6 +17,11 @@ from compressor.errors import UserError
 from compressor.models.structure import Sizes, Structure
 from compressor.schema import suggest
 
+DECODER_INPUT = "decoder_input_ids"
+"""What a decoder reads: the tokens before those that it is to write."""
+Kind = Literal["encoder", "decoder", "encoder-decoder"]
+"""What a model does with a text: reads it whole, goes on with it, or reads it and writes another."""
+
 
 @dataclass(frozen=True)
 class SubLayerTable:
@@ -27,7 +32,9 @@ class SubLayerTable:
     `counts` names attributes of `core` that hold the number of units and their total width. `vectors` are
     parameters whose last axis is as wide as all units together, `learned` those of them that are weights: keys
     and values that heads attend to beside the tokens'; `positional` those of `inputs` that do not read the
-    residual stream. The last of `inputs` makes what `output` projects (of heads: the values).
+    residual stream. The last of `inputs` makes what `output` projects (of heads: the values; of a gated FFN: what
+    the gate multiplies). `second` is set where `core` gives two results: the argument that it hands back as the
+    second one, if any. `units` names an attribute of `core` with the original numbers of its units.
     """
 
     name: str
@@ -40,6 +47,8 @@ class SubLayerTable:
     vectors: tuple[str, ...] = ()
     learned: tuple[str, ...] = ()
     positional: tuple[str, ...] = ()
+    second: str | None = None
+    units: str | None = None
 
     @property
     def is_attention(self) -> bool:
@@ -91,6 +100,10 @@ class Architecture:
     """Whether it reads from left to right and predicts the next token; then norms stand before sub-layers."""
     fixed_width: bool = False
     """Whether hidden dimensions stay: memories, tables of several widths or a final norm have them too."""
+    head_size_key: str | None = None
+    """Where heads together are not as wide as the residual stream: the config's key of a head's width."""
+    gated: tuple[StackTable, ...] = ()
+    """The stacks of models whose FFN is gated, where the config says which (`is_gated_act`)."""
     prepare: Callable[[PreTrainedModel], None] | None = None
     """Puts the modules that the tables name in place of others that compute the same."""
 
@@ -108,6 +121,23 @@ class Architecture:
         structure.check_shared()
         if self.fixed_width and structure.hidden is not None:
             raise ValueError(f"the hidden width of {self.model_type} cannot change")
+
+    @property
+    def kind(self) -> Kind:
+        """What it does with a text."""
+        if self.writes_text:
+            return "encoder-decoder"
+        return "decoder" if self.decoder else "encoder"
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether an encoder reads a text and a decoder writes another."""
+        return len(self.stacks) > 1
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """All that the model reads: of a text, and of the tokens written so far."""
+        return (*self.inputs, DECODER_INPUT) if self.writes_text else self.inputs
 
     def longest(self, config: PretrainedConfig) -> int | None:
         """Most tokens a model can read; `None` where nothing limits them."""
@@ -130,7 +160,7 @@ class Architecture:
             for stack in self.stacks
         }
         heads = getattr(config, self.stacks[0].heads_key)
-        tables = [table for stack in self.stacks for table in stack.sublayers]
+        tables = list({table.name: table for stack in self.stacks for table in stack.sublayers}.values())
         learned = {
             table.name: getattr(config, stack.learned_key) * len(table.learned)
             for stack in self.stacks
@@ -140,7 +170,7 @@ class Architecture:
         return Sizes(
             stacks,
             config.hidden_size,
-            config.hidden_size // heads,
+            getattr(config, self.head_size_key) if self.head_size_key else config.hidden_size // heads,
             projections={table.name: len(table.inputs) + 1 for table in tables},
             positional={table.name: len(table.positional) for table in tables if table.positional},
             shared=tuple(stack.name for stack in self.stacks if stack.applied_by),
@@ -298,6 +328,71 @@ ALBERT_LAYER = (
 )
 
 
+def _bart_attention(name: str) -> SubLayerTable:
+    core = {"attention": "self_attn", "cross_attention": "encoder_attn"}[name]
+    return SubLayerTable(
+        name=name,
+        inputs=tuple(f"{core}.{letter}_proj" for letter in "qkv"),
+        output=f"{core}.out_proj",
+        norm=f"{core}_layer_norm",
+        core=core,
+        counts=("num_heads", "embed_dim"),
+        second="",
+    )
+
+
+BART_FFN = SubLayerTable(
+    name="ffn",
+    inputs=("fc1",),
+    output="fc2",
+    norm="final_layer_norm",
+    core="fc1",
+    activation="activation_fn",
+)
+
+
+def _t5_attention(name: str) -> SubLayerTable:
+    core = {"attention": "layer.0.SelfAttention", "cross_attention": "layer.1.EncDecAttention"}[name]
+    return SubLayerTable(
+        name=name,
+        inputs=tuple(f"{core}.{letter}" for letter in "qkv"),
+        output=f"{core}.o",
+        norm=core.rpartition(".")[0] + ".layer_norm",
+        core=core,
+        counts=("n_heads", "inner_dim"),
+        second="position_bias",
+        units="units",
+    )
+
+
+def _t5_stacks(inputs: tuple[str, ...]) -> tuple[StackTable, ...]:
+    """Encoder and decoder; `inputs` are the first maps of the FFN, two where it is gated."""
+
+    def ffn(place: int) -> SubLayerTable:
+        core = f"layer.{place}.DenseReluDense"
+        return SubLayerTable(
+            name="ffn",
+            inputs=tuple(f"{core}.{name}" for name in inputs),
+            output=f"{core}.wo",
+            norm=f"layer.{place}.layer_norm",
+            core=core,
+            activation=f"{core}.act",
+        )
+
+    own, cross = _t5_attention("attention"), _t5_attention("cross_attention")
+    keys = {"heads_key": "num_heads", "ffn_key": "d_ff"}
+    return (
+        StackTable("encoder", "encoder.block", (own, ffn(1)), "num_layers", **keys),
+        StackTable("decoder", "decoder.block", (own, cross, ffn(2)), "num_decoder_layers", **keys),
+    )
+
+
+def _with_shared_positions(model: PreTrainedModel) -> None:
+    from compressor.models.t5 import share_positions
+
+    share_positions(model)
+
+
 def _with_linear_attention(model: PreTrainedModel) -> None:
     from compressor.models.xlnet import make_linear
 
@@ -392,6 +487,43 @@ ARCHITECTURES = {
             prepare=_with_linear_maps,
         ),
         Architecture(
+            "bart",
+            stacks=(
+                StackTable(
+                    "encoder",
+                    "encoder.layers",
+                    (_bart_attention("attention"), BART_FFN),
+                    "encoder_layers",
+                    "encoder_attention_heads",
+                    "encoder_ffn_dim",
+                ),
+                StackTable(
+                    "decoder",
+                    "decoder.layers",
+                    (_bart_attention("attention"), _bart_attention("cross_attention"), BART_FFN),
+                    "decoder_layers",
+                    "decoder_attention_heads",
+                    "decoder_ffn_dim",
+                ),
+            ),
+            embeddings=("shared", "encoder.embed_positions", "decoder.embed_positions"),
+            embeddings_norm=None,
+            readers=("lm_head",),
+            activation_key="activation_function",
+        ),
+        Architecture(
+            "t5",
+            stacks=_t5_stacks(("wi",)),
+            gated=_t5_stacks(("wi_0", "wi_1")),
+            embeddings=("shared",),
+            embeddings_norm=None,
+            readers=("lm_head",),
+            activation_key="dense_act_fn",
+            head_size_key="d_kv",
+            half_precision=False,
+            prepare=_with_shared_positions,
+        ),
+        Architecture(
             "albert",
             stacks=(
                 StackTable(
@@ -434,6 +566,13 @@ def architecture_of(config: PretrainedConfig) -> Architecture:
         raise UserError(
             f"{name}: only models in which one layer stands for all are supported (num_hidden_groups and "
             "inner_group_num 1, as published)"
+        )
+    if family.gated and config.is_gated_act:
+        family = replace(family, stacks=family.gated)
+    heads = {getattr(config, stack.heads_key) for stack in family.stacks}
+    if len(heads) > 1:
+        raise UserError(
+            f"{name}: only models with as many heads in the decoder as in the encoder are supported"
         )
     return family
 

@@ -77,10 +77,10 @@ def load(folder: str | Path, auto_class: str | None = None) -> PreTrainedModel:
             cut(model, _same_layers(target), target)
     with _fitting(f"{folder / WEIGHTS} does not fit its config.json"):
         missing, unexpected = model.load_state_dict(weights, strict=False)
-    tied = set(getattr(model, "_tied_weights_keys", None) or [])
+    tied = tuple(getattr(model, "_tied_weights_keys", None) or ())
     # Older versions of transformers stored the constant position_ids.
     unexpected = [k for k in unexpected if not k.endswith("position_ids")]
-    wrong = [*(k for k in missing if k not in tied), *unexpected]
+    wrong = [*(k for k in missing if not (tied and k.endswith(tied))), *unexpected]
     if wrong:
         raise UserError(f"{folder / WEIGHTS} does not fit its config.json: {', '.join(wrong[:4])}")
     model.tie_weights()

@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressor.files import appearing
-from compressor.models.architecture import architecture_of
+from compressor.models.architecture import DECODER_INPUT, architecture_of
 from compressor.models.embedding import EMBEDDING
 from compressor.schema import Progress
+from compressor.serve.generation import Settings, Steps, generate
 
 Array = NDArray[Any]
 Outputs = dict[str, list[Array]]
@@ -32,12 +33,17 @@ MEMORY = "memory"
 """Name of what a model hands on from one segment of a text to the next."""
 STREAMED = ("labels", MEMORY)
 """What a model that scores a text reads beside its tokens."""
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+SEQUENCES = "sequences"
+"""Name of what a model writes: the numbers of its tokens."""
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", DECODER_INPUT)
 
 
 def has_tokens(name: str, one: Array | Tensor) -> bool:
-    """Whether a feature's output has a token axis: all have but the logits (labels,) and the embedding of a text."""
-    return one.ndim == 2 or name not in ("logits", EMBEDDING)
+    """Whether a feature's output has an axis of the tokens read.
+
+    All have but the logits (labels,), the embedding of a text, and what is written.
+    """
+    return one.ndim == 2 or name not in ("logits", EMBEDDING, SEQUENCES)
 
 
 def columns(features: Features, names: Iterable[str]) -> list[dict[str, Any]]:
@@ -74,10 +80,22 @@ def collect_outputs(
     return found
 
 
-def torch_runner(model: PreTrainedModel) -> Runner:
-    """Runs a PyTorch model, put into eval mode, on the GPU if there is one; inputs it lacks are ignored."""
+def text_runner(steps: Steps, settings: Settings) -> Runner:
+    """Writes with a model: `sequences` (batch, tokens)."""
+    return lambda inputs: {SEQUENCES: generate(steps, inputs, settings)}
+
+
+def torch_runner(model: PreTrainedModel, settings: Settings | None = None) -> Runner:
+    """Runs a PyTorch model, put into eval mode, on the GPU if there is one; inputs it lacks are ignored.
+
+    With `settings` it writes text.
+    """
+    if settings:
+        from compressor.models.writer import TorchSteps
+
+        return text_runner(TorchSteps(model), settings)
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    names = (*architecture_of(model.config).inputs, *STREAMED)
+    names = (*architecture_of(model.config).read, *STREAMED)
 
     @torch.inference_mode()
     def run(inputs: Mapping[str, Tensor | Array]) -> Mapping[str, Array]:

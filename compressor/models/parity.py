@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import GateError
-from compressor.models.architecture import architecture_of
+from compressor.models.architecture import DECODER_INPUT, architecture_of
 from compressor.models.outputs import MEMORY, has_tokens
 
 SHAPES = ((1, 1), (1, 7), (2, 16), (3, 33), (8, 24), (1, 64))
@@ -35,7 +35,8 @@ def varied_inputs(config: PretrainedConfig, seed: int = 0) -> Iterator[dict[str,
         if getattr(config, "type_vocab_size", 2) < 2:
             types = types * 0
         every = {"input_ids": np.where(mask == 1, ids, pad), "attention_mask": mask, "token_type_ids": types}
-        yield {name: every[name].astype(np.int64) for name in architecture.inputs}
+        every[DECODER_INPUT] = random.integers(0, config.vocab_size, (batch, 1 + length // 2))
+        yield {name: every[name].astype(np.int64) for name in architecture.read}
 
 
 def real_positions(

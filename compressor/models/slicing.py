@@ -39,9 +39,10 @@ class Constant(nn.Module):
 class Skip(nn.Module):
     """In place of a sub-layer's core that has no unit left: hands on its first input."""
 
-    def __init__(self, returns_tuple: bool) -> None:
+    def __init__(self, returns_tuple: bool, second: str | None = None) -> None:
+        """`second`: the argument to hand back as a second result, where there is to be one ("": nothing)."""
         super().__init__()
-        self.returns_tuple = returns_tuple
+        self.returns_tuple, self.second = returns_tuple, second
         self.inner: str | None = None
 
     def hold(self, path: str, module: nn.Module) -> None:
@@ -54,11 +55,13 @@ class Skip(nn.Module):
         parent.add_module(name, module)
         self.inner = path
 
-    def forward(self, *args: Tensor, **kwargs: Any) -> Tensor | tuple[Tensor]:
+    def forward(self, *args: Tensor, **kwargs: Any) -> Any:
         """The first input, or what the held module makes of it."""
         x = args[0] if args else next(iter(kwargs.values()))
         if self.inner:
             x = self.get_submodule(self.inner)(x)
+        if self.second is not None:
+            return x, kwargs.get(self.second)
         return (x,) if self.returns_tuple else x
 
 
@@ -147,12 +150,14 @@ def _cut_sublayer(
         units, width = table.counts
         setattr(core, units, len(want.kept))
         setattr(core, width, len(rows))
+        if table.units:
+            setattr(core, table.units, want.kept)
 
 
 def _empty(layer: nn.Module, table: SubLayerTable, *, absent: bool) -> None:
     output: Any = layer.get_submodule(table.output)
     constant = Constant(None if absent else output.bias)
-    skip = Skip(returns_tuple=table.is_attention)
+    skip = Skip(returns_tuple=table.is_attention, second=table.second)
     inside = table.output.startswith(f"{table.core}.")
     if inside:
         skip.hold(table.output.removeprefix(f"{table.core}."), constant)

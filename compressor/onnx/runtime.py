@@ -12,8 +12,9 @@ from torch import Tensor
 
 from compressor.errors import UserError
 from compressor.files import read_json
-from compressor.models.outputs import Array
-from compressor.parts import STATE_FILE, graph_file, parts_of
+from compressor.models.outputs import Array, Runner, text_runner
+from compressor.parts import STATE_FILE, graph_file, graphs_of, parts_of
+from compressor.serve.generation import Generator, Settings
 from compressor.serve.streaming import Reader
 
 
@@ -27,8 +28,13 @@ class Runnable(Protocol):
 
 
 def open_model(model: Path) -> Runnable:
-    """The model that a folder holds, or an ONNX file is, ready to run once."""
-    file = graph_file(model, parts_of(model)[0])
+    """The model that a folder holds, or an ONNX file is, ready to run once; what writes text runs on given tokens."""
+    parts = parts_of(model)
+    if any(part.tokens for part in parts):
+        from compressor.onnx.writer import TeacherForced
+
+        return TeacherForced(open_generator(model))
+    file = graph_file(model, parts[0])
     return open_graph(file.parent, file.name)
 
 
@@ -38,6 +44,17 @@ def open_graph(folder: Path, name: str) -> Runnable:
     state = read_json(stored) if stored.is_file() else {}
     mine = {name: about for name, about in state.items() if name in graph.inputs}
     return Stateful(graph, mine) if mine else graph
+
+
+def open_generator(folder: Path) -> Generator:
+    """The graphs of a model that writes text."""
+    decoder = next(part.graph for part in parts_of(folder) if part.tokens)
+    return Generator({name: OnnxModel(folder / name).session for name in graphs_of(folder)}, decoder)
+
+
+def open_runner(model: Path, settings: Settings | None) -> Runner:
+    """What runs a data set: outputs by name, or with `settings` the tokens that a model writes."""
+    return text_runner(open_generator(model), settings) if settings else open_model(model)
 
 
 class OnnxModel:

@@ -292,7 +292,8 @@ class Pruner(Keys):
     """Whether it must have one of the goals in `targets`."""
     whole_layers: ClassVar[bool] = False
     """Whether it drops layers whole and nothing inside them: all that can be done where layers are one."""
-
+    prunes_writers: ClassVar[bool] = False
+    """Whether it prunes encoder-decoders."""
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     """What `target.at.precision` may be."""
 
@@ -325,10 +326,16 @@ class Pruner(Keys):
         """That the method can work on this family.
 
         Raises:
-            UserError: it removes parts of layers, and all layers of this family are one.
+            UserError: it removes parts of layers, and all layers of this family are one; or this family is of
+                encoder-decoders, and it is for encoders.
         """
         from compressor.models.architecture import ARCHITECTURES, architecture_of
 
+        if architecture_of(config).writes_text and not self.prunes_writers:
+            fit = ", ".join(name for name in METHODS if method_class(name).prunes_writers)
+            raise UserError(
+                f"{self.method} is for encoders, a {config.model_type} model has a decoder too; take one of {fit}"
+            )
         if architecture_of(config).shares_layers and not self.whole_layers:
             others = ", ".join(name for name, family in ARCHITECTURES.items() if not family.shares_layers)
             raise UserError(

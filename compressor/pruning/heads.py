@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from compressor.errors import UserError
-from compressor.models.architecture import architecture_of
+from compressor.models.architecture import architecture_of, structure_in
 from compressor.models.structure import SubLayer
 from compressor.pruning.base import Context, Pruned, Pruner
 
@@ -38,6 +38,8 @@ class Heads(Pruner):
         - prune: {method: heads, score: sensitivity, keep: 0.5}
     """
 
+    prunes_writers: ClassVar[bool] = True
+
     method: Literal["heads"]
     score: Literal["sensitivity", "magnitude", "random", "explicit"] = "sensitivity"
     keep: Share | None = None
@@ -59,16 +61,21 @@ class Heads(Pruner):
 
     def check(self, config: PretrainedConfig) -> None:
         """There are such layers and heads."""
-        stack = architecture_of(config).stacks[0]
+        family = architecture_of(config)
+        stack, every = family.stacks[0], structure_in(config).heads()
         layers, heads = getattr(config, stack.layers_key), getattr(config, stack.heads_key)
+        if self.drop and family.writes_text:
+            raise UserError(
+                "heads: `drop` numbers the layers of an encoder; with encoder and decoder take another score"
+            )
         for layer, dropped in (self.drop or {}).items():
             if not 0 <= layer < layers:
                 raise UserError(f"heads: no layer {layer}: this model has 0 to {layers - 1}")
             for head in dropped:
                 if head >= heads:
                     raise UserError(f"heads: no head {head} in layer {layer}: each has 0 to {heads - 1}")
-        if isinstance(self.keep, int) and self.keep > layers * heads:
-            raise UserError(f"heads: {self.keep} is more than the {layers * heads} heads this model has")
+        if isinstance(self.keep, int) and self.keep > every:
+            raise UserError(f"heads: {self.keep} is more than the {every} heads this model has")
 
     def prune(self, model: PreTrainedModel, context: Context) -> Iterable[Pruned]:
         """Choose, and leave what removed heads output at every token (their value biases) in the weights."""

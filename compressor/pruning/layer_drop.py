@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from compressor.models.structure import Structure
 
 Count = Annotated[int, Field(ge=0)]
+Value = TypeVar("Value")
+PerStack = Annotated[dict[Literal["encoder", "decoder"], Value], Field(min_length=1)]
+"""One value for the encoder, another for the decoder; nothing goes of what is not named."""
 
 
 def top(layers: int, drop: int) -> list[int]:
@@ -78,13 +81,15 @@ class LayerDrop(Pruner):
     least (Gromov et al. 2024), `metric` the layers without which the task's metric is best, one after the other
     (SLEB, which protects the first and the last). `weight` drops the layers of least `weight_statistic`.
     `iterative` trains before every single drop. Where all layers are one (ALBERT), it is applied fewer times: less to
-    compute, not less to store. A model that is fine-tuned already may be dropped from too.
+    compute, not less to store. A model that is fine-tuned already may be dropped from too. Of an encoder-decoder
+    each stack has its own number, `drop: {encoder: 2, decoder: 3}`, by place, or its own `layers`.
 
     Example:
         - prune: {method: layer-drop, strategy: top, drop: 4}
     """
 
     whole_layers: ClassVar[bool] = True
+    prunes_writers: ClassVar[bool] = True
 
     method: Literal["layer-drop"]
     strategy: Literal[
@@ -100,8 +105,8 @@ class LayerDrop(Pruner):
         "metric",
         "explicit",
     ] = "top"
-    drop: Count | Annotated[list[Count], Field(min_length=1)] | None = None
-    layers: list[Count] | None = None
+    drop: Count | Annotated[list[Count], Field(min_length=1)] | PerStack[Count] | None = None
+    layers: list[Count] | PerStack[list[Count]] | None = None
     threshold: Annotated[float, Field(gt=-1, lt=1)] | None = None
     weight_statistic: Literal["magnitude", "variance"] = "magnitude"
     iterative: TrainingKeys | None = None
@@ -111,8 +116,11 @@ class LayerDrop(Pruner):
         explicit = self.strategy == "explicit"
         if explicit != (self.layers is not None):
             raise ValueError("name the `layers` with strategy explicit, and only with it")
-        if self.layers is not None and len(set(self.layers)) < len(self.layers):
+        named = self.layers.values() if isinstance(self.layers, dict) else [self.layers or []]
+        if any(len(set(numbers)) < len(numbers) for numbers in named):
             raise ValueError("`layers` names one twice")
+        if isinstance(self.drop, dict) and self.strategy not in PLACES:
+            raise ValueError(f"`drop` for each stack goes by place: {', '.join(PLACES)}")
         if self.threshold is not None and (self.strategy != "contribution" or self.drop is not None):
             raise ValueError("`threshold` is for strategy contribution, in place of `drop`")
         if (self.drop is None) != (explicit or self.threshold is not None):
@@ -122,7 +130,7 @@ class LayerDrop(Pruner):
             raise ValueError("`drop` lists a number twice")
         if "weight_statistic" in self.model_fields_set and self.strategy != "weight":
             raise ValueError("`weight_statistic` is for strategy weight")
-        if self.iterative and (isinstance(self.drop, list) or self.strategy not in PLACES):
+        if self.iterative and (isinstance(self.drop, list | dict) or self.strategy not in PLACES):
             raise ValueError(f"`iterative` takes one number and goes by place: {', '.join(PLACES)}")
         return self
 
@@ -150,15 +158,27 @@ class LayerDrop(Pruner):
 
     def check(self, config: PretrainedConfig) -> None:
         """There are as many layers, and the strategy can leave out so many."""
-        stack = architecture_of(config).stacks[0]
-        layers = getattr(config, stack.layers_key)
-        for index in self.layers or []:
-            if index >= layers:
-                raise UserError(f"layer-drop: no layer {index}: this model has 0 to {layers - 1}")
-        if self.layers is not None and len(self.layers) >= layers:
-            raise UserError(f"layer-drop: one of the {layers} layers must stay")
-        for count in self.counts():
-            _check_count(self.strategy, layers, count)
+        family = architecture_of(config)
+        asked = self.drop if self.layers is None else self.layers
+        if isinstance(asked, dict) != family.writes_text:
+            key = "drop" if self.layers is None else "layers"
+            raise UserError(
+                f"layer-drop: name both stacks, {key}: {{encoder: ..., decoder: ...}}"
+                if family.writes_text
+                else f"layer-drop: {key} by stack is for encoder-decoders; this model has one stack"
+            )
+        for stack in family.stacks:
+            layers = getattr(config, stack.layers_key)
+            where = f" of the {stack.name}" if family.writes_text else ""
+            named = self.layers.get(stack.name) if isinstance(self.layers, dict) else self.layers  # type: ignore[call-overload]
+            for index in named or []:
+                if index >= layers:
+                    raise UserError(f"layer-drop: no layer {index}{where}: this model has 0 to {layers - 1}")
+            if named is not None and len(named) >= layers:
+                raise UserError(f"layer-drop: one of the {layers} layers{where} must stay")
+            counts = [self.drop.get(stack.name, 0)] if isinstance(self.drop, dict) else self.counts()  # type: ignore[call-overload]
+            for count in counts:
+                _check_count(self.strategy, layers, count)
 
     def prune(self, model: PreTrainedModel, context: Context) -> Iterable[Pruned]:
         """Choose the layers; nothing is left to fold."""
@@ -175,6 +195,8 @@ class LayerDrop(Pruner):
     def _choose(self, model: PreTrainedModel, structure: Structure, context: Context) -> list[list[int]]:
         """For every member the places of the layers to drop, in the model as it is."""
         layers = len(structure.layers)
+        if isinstance(self.drop, dict) or isinstance(self.layers, dict):
+            return [self._choose_by_stack(structure)]
         if self.layers is not None:
             place = {layer.index: at for at, layer in enumerate(structure.layers)}
             return [[place[index] for index in self.layers if index in place]]
@@ -185,6 +207,20 @@ class LayerDrop(Pruner):
         from compressor.pruning import layer_measures
 
         return layer_measures.choose(self, model, context)
+
+    def _choose_by_stack(self, structure: Structure) -> list[int]:
+        """The places of the layers to drop, each stack for itself."""
+        gone: list[int] = []
+        for stack in structure.sizes.stacks:
+            places = [at for at, layer in enumerate(structure.layers) if layer.stack == stack]
+            if isinstance(self.layers, dict):
+                named = self.layers.get(stack, [])  # type: ignore[call-overload]
+                gone += [at for at in places if structure.layers[at].index in named]
+            elif isinstance(self.drop, dict):
+                count = self.drop.get(stack, 0)  # type: ignore[call-overload]
+                _check_count(self.strategy, len(places), count)
+                gone += [places[at] for at in PLACES[self.strategy](len(places), count)]
+        return gone
 
     def _step_by_step(self, model: PreTrainedModel, structure: Structure, context: Context) -> Pruned:
         """Drop in the order of the strategy, one layer after every training."""
@@ -199,10 +235,12 @@ class LayerDrop(Pruner):
         return Pruned(model, without(structure, order), {"dropped": order})
 
 
-def counts_in(drop: int | list[int] | None) -> list[int]:
+def counts_in(drop: int | list[int] | Mapping[Any, int] | None) -> list[int]:
     """The numbers of layers that a `drop` key stands for."""
     if drop is None:
         return []
+    if isinstance(drop, Mapping):
+        return [sum(drop.values())]
     return drop if isinstance(drop, list) else [drop]
 
 

@@ -58,6 +58,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "question-answering": {"question": "Who wrote it?", "context": "Ada wrote it."},
     "feature-extraction": {"text": "A text."},
     "language-modeling": {"text": "A text that goes", "tokens": 20},
+    "summarization": {"text": "A long text."},
 }
 """A row of each task that the artifact's client knows."""
 
@@ -99,6 +100,7 @@ def model_card(results: Results, variant: str, manifest: dict[str, Any]) -> str:
         scores=_scores(results, variant),
         speeds=_speeds(results, variant),
         size=_size(results, variant),
+        graphs="." if manifest.get("graphs") else "model.onnx",
         conditions=_conditions(results),
         examples=_examples(results, variant),
         loading=_loading(results, manifest),

@@ -13,6 +13,7 @@ or in Python:
     model([{"question": "Who?", "context": "Ada wrote it."}])      # question-answering
     model([{"text": "a fine film"}])          # feature-extraction; {"text": ..., "pair": ...} to compare two
     model([{"text": "a fine film"}])          # language-modeling; {"text": ..., "tokens": 20} to continue it
+    model([{"text": "a long text"}])          # summarization
 """
 
 from __future__ import annotations
@@ -57,9 +58,11 @@ class Model:
             for name in self.manifest.get("graphs", ["model.onnx"])
         }
         self.session = next(iter(self.sessions.values()))
+        if "generation" in self.manifest:
+            self.writer, self.session = writer_of(self)
         self.inputs = [node.name for node in self.session.get_inputs()]
         # A length that varies has a name in the graph, a number of labels is a number.
-        self.outputs = {
+        self.outputs: dict[str, bool] = {
             node.name: isinstance(node.shape[1], str) if len(node.shape) > 1 else False
             for node in self.session.get_outputs()
         }
@@ -232,6 +235,28 @@ def written(model: Model, ids: Sequence[int]) -> str:
     return "\n".join(line.strip() for line in text.split(line_end)) if line_end else text
 
 
+def writer_of(model: Model) -> tuple[Any, onnxruntime.InferenceSession]:
+    """What writes tokens for a batch of inputs, and the session that reads those."""
+    sys.path.append(str(Path(__file__).parent))  # wherever it is run from
+    from generation import Generator, Settings, generate  # type: ignore[import-not-found]  # beside this file
+
+    manifest = model.manifest
+    decoder = next(part["graph"] for part in manifest["parts"] if part["tokens"])
+    generator, settings = Generator(model.sessions, decoder), Settings(**manifest["generation"])
+    return lambda inputs: generate(generator, inputs, settings), generator.reader
+
+
+def summarize(model: Model, rows: list[Row], batch_size: int) -> list[Row]:
+    """`summary` of the text."""
+    encodings = model.encode([model.manifest["post_processing"]["prefix"] + row["text"] for row in rows])
+    found: list[Row] = []
+    for start in range(0, len(encodings), batch_size):
+        for ids in model.writer(model.pad(encodings[start : start + batch_size])):
+            text = model.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+            found.append({"summary": text.strip()})
+    return found
+
+
 def cosine(one: Any, other: Any) -> float:
     """Of the angle between two vectors; 0 where one has no length."""
     x, y = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
@@ -275,6 +300,7 @@ TASKS = {
     "question-answering": answer,
     "feature-extraction": embed,
     "language-modeling": read_text,
+    "summarization": summarize,
 }
 
 

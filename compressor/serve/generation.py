@@ -62,6 +62,11 @@ class Generator:
 
     def step(self, ids: np.ndarray, position: int, state: State) -> tuple[np.ndarray, State]:
         """One run of the decoder."""
+        logits, state = self.read(ids, position, state)
+        return logits[:, -1], state
+
+    def read(self, ids: np.ndarray, position: int, state: State) -> tuple[np.ndarray, State]:
+        """The same, with the logits after every token, (batch, n, words)."""
         places = np.arange(position, position + ids.shape[1], dtype=np.int64)
         every = state | {"input_ids": ids, "positions": places}
         feed = {name: np.asarray(every[name]) for name in self.inputs}
@@ -71,7 +76,7 @@ class Generator:
             for name, value in made.items()
             if name.startswith(PRESENT)
         }
-        return made["logits"][:, -1], state | past
+        return made["logits"], state | past
 
     def run_fixed(self, inputs: Mapping[str, Any], tokens: int) -> np.ndarray:
         """Greedy, exactly so many tokens whatever they are, (batch, tokens): the same work for every model."""
@@ -133,9 +138,10 @@ def greedy(model: Steps, inputs: Mapping[str, Any], settings: Settings) -> list[
 
 
 def beam_search(model: Steps, inputs: Mapping[str, Any], settings: Settings) -> list[list[int]]:
-    """The best of several candidates a text, by the mean log-probability of their tokens (length ** penalty).
+    """The best of several candidates a text, by the sum of their tokens' log-probabilities over length ** penalty.
 
-    A text is done when it has as many ended candidates as beams (Wu et al. 2016, section 7, without coverage).
+    A text is done when as many candidates have ended as there are beams, or at the longest (Wu et al. 2016, section
+    7, without coverage).
     """
     count, beams = len(inputs["input_ids"]), settings.beams
     state = _select(model.start(inputs), np.repeat(np.arange(count), beams))
@@ -147,59 +153,55 @@ def beam_search(model: Steps, inputs: Mapping[str, Any], settings: Settings) -> 
     ids = np.full((count * beams, 1), settings.first, np.int64)
     for position in range(settings.max_tokens):
         logits, state = model.step(ids, position, state)
-        scores = log_softmax(logits)
-        scores = np.where(np.isneginf(allowed(logits, rows, settings)), -np.inf, scores)
-        places, made, tokens = [], [], []
+        scores = allowed(log_softmax(logits), rows, settings)
+        longest = position + 1 == settings.max_tokens
+        places: list[int] = []
+        made: list[list[int]] = []
         for text in range(count):
-            own = totals[text][:, None] + scores[text * beams : (text + 1) * beams]
-            best = np.argsort(-own, axis=None, kind="stable")[: 2 * beams]
-            kept = 0
-            for rank, (beam, token) in enumerate(zip(*np.unravel_index(best, own.shape), strict=True)):
-                row = [*rows[text * beams + beam], int(token)]
-                total = float(own[beam, token])
-                if token == settings.end:
-                    if rank < beams and len(ended[text]) < beams:
-                        ended[text].append((total / len(row) ** settings.length_penalty, row))
-                elif kept < beams:
-                    totals[text][kept] = total
-                    places.append(text * beams + beam)
-                    made.append(row)
-                    tokens.append(int(token))
-                    kept += 1
-        rows, ids = made, np.array(tokens, dtype=np.int64)[:, None]
-        state = _select(state, np.array(places))
-        if all(len(found) == beams for found in ended):
+            own = slice(text * beams, (text + 1) * beams)
+            best = _best(totals[text][:, None] + scores[own], 2 * beams)
+            candidates = [
+                (total, text * beams + beam, [*rows[text * beams + beam], t]) for total, beam, t in best
+            ]
+            stops = [longest or row[-1] == settings.end for _, _, row in candidates]
+            if len(ended[text]) < beams:
+                every = [
+                    (total / len(row) ** settings.length_penalty, row)
+                    for (total, _, row), stop in zip(candidates[:beams], stops, strict=False)
+                    if stop and np.isfinite(total)
+                ]
+                ended[text] = sorted(ended[text] + every, key=lambda pair: -pair[0])[:beams]
+            goes_on = [one for one in candidates if one[2][-1] != settings.end][:beams]
+            totals[text] = [total for total, _, _ in goes_on]
+            places += [place for _, place, _ in goes_on]
+            made += [row for _, _, row in goes_on]
+        if longest or all(len(found) == beams for found in ended):
             break
-    return [
-        _best(ended[text], rows[text * beams : (text + 1) * beams], totals[text], settings)
-        for text in range(count)
-    ]
+        rows, state = made, _select(state, np.array(places))
+        ids = np.array([row[-1] for row in rows], dtype=np.int64)[:, None]
+    return [found[0][1] for found in ended]
 
 
-def _best(
-    ended: list[tuple[float, list[int]]], rows: Sequence[list[int]], totals: np.ndarray, settings: Settings
-) -> list[int]:
-    """Of ended candidates and, where there are fewer than beams, of those that did not end."""
-    going = [
-        (float(total) / len(row) ** settings.length_penalty, row)
-        for total, row in zip(totals, rows, strict=True)
-    ]
-    return max(ended if len(ended) >= settings.beams else ended + going, key=lambda pair: pair[0])[1]
+def _best(totals: np.ndarray, count: int) -> list[tuple[float, int, int]]:
+    """The highest of `totals` (beams, words): value, beam and word, falling."""
+    places = np.argsort(-totals, axis=None, kind="stable")[:count]
+    found = zip(*np.unravel_index(places, totals.shape), strict=True)
+    return [(float(totals[beam, word]), int(beam), int(word)) for beam, word in found]
 
 
-def allowed(logits: np.ndarray, rows: Sequence[list[int]], settings: Settings) -> np.ndarray:
-    """Logits (batch, words) of the next token, minus infinity where the settings rule a token out."""
-    scores = logits.astype(np.float64)
+def allowed(scores: np.ndarray, rows: Sequence[list[int]], settings: Settings) -> np.ndarray:
+    """Scores (batch, words) of the next token, minus infinity where the settings rule a token out."""
+    scores = scores.astype(np.float64)
     made = len(rows[0])
     if settings.forced is not None and made == 0:
         others = np.arange(scores.shape[1]) != settings.forced
-        scores[:, others] = -np.inf
+        scores[:, others], scores[:, settings.forced] = -np.inf, 0.0
         return scores
     if made < settings.min_tokens:
         scores[:, settings.end] = -np.inf
     if settings.no_repeat_ngram:
         for row, tokens in enumerate(rows):
-            scores[row, repeating(tokens, settings.no_repeat_ngram)] = -np.inf
+            scores[row, repeating([settings.first, *tokens], settings.no_repeat_ngram)] = -np.inf
     return scores
 
 

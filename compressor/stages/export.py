@@ -26,7 +26,7 @@ class Export(Stage):
     memory: Annotated[Kind | None, Field(exclude_if=lambda kind: kind is None)] = None
 
     def run(self, work: Work) -> dict[str, Any]:
-        """Write `model.onnx` beside config and tokenizer."""
+        """Write the graphs beside config and tokenizer."""
         from compressor.models import checkpoint
         from compressor.models.architecture import structure_of
         from compressor.models.measures import measures
@@ -35,7 +35,8 @@ class Export(Stage):
         work.progress("export", 0.0)
         model = checkpoint.load(work.source)
         work.folder.mkdir(parents=True, exist_ok=True)
-        export_model(model, work.data.kind.optimum_task, self.opset, work.folder, self.memory)
+        task, tokens = work.data.kind.optimum_task, work.data.keys.tokens
+        export_model(model, task, self.opset, work.folder, self.memory, tokens)
         work.progress("parity", 0.5)
         parity = check_parity(model, work.folder, work.gates.max_parity_error, self.memory)
         model.config.save_pretrained(work.folder)

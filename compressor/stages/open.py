@@ -45,7 +45,7 @@ class OpenModel(Stage):
             decoder = ARCHITECTURES[source.config["model_type"]].decoder
             special = ("pad", "bos", "eos") if decoder else ("pad",)
             ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in special}
-            sizes = {"vocab_size": len(tokenizer)} | ids
+            sizes = {"vocab_size": len(tokenizer)} | ids | _ends(source, tokenizer)
             source = source.model_copy(update={"config": source.config | sizes})
             if source.config.get("cutoffs") and not isinstance(source.tokenizer, TrainTokenizer):
                 check_sorted(_counts(work, tokenizer), source.config["cutoffs"])
@@ -64,6 +64,23 @@ def _counts(work: Work, tokenizer: Any) -> list[int]:
         counts += np.bincount(row["input_ids"], minlength=len(counts))
     found: list[int] = counts.tolist()
     return found
+
+
+def _ends(source: NewModel, tokenizer: Any) -> dict[str, Any]:
+    """Of a model that writes: the tokens by which a text begins and ends."""
+    from compressor.models.architecture import ARCHITECTURES
+
+    if not ARCHITECTURES[source.config["model_type"]].writes_text:
+        return {}
+    begin, end = tokenizer.cls_token_id, tokenizer.eos_token_id
+    end = tokenizer.sep_token_id if end is None else end
+    return {
+        "bos_token_id": begin,
+        "eos_token_id": end,
+        "decoder_start_token_id": end,
+        "forced_bos_token_id": None,
+        "forced_eos_token_id": None,
+    }
 
 
 def make_tokenizer(work: Work) -> Any:
@@ -180,5 +197,7 @@ def _texts(frame: Any) -> Iterator[str]:
     for column in ("text", "pair", "question", "context"):
         if column in frame:
             yield from frame[column]
+    if "references" in frame:
+        yield from (reference for references in frame["references"] for reference in references)
     if "tokens" in frame:
         yield from (" ".join(tokens) for tokens in frame["tokens"])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,12 @@ from compressor.tasks.schema import STREAMED
 
 if TYPE_CHECKING:
     from compressor.onnx.runtime import OnnxModel
+    from compressor.tasks.base import Task
 
 MANIFEST = "manifest.json"
 SAMPLE = "sample.npz"
 SAMPLE_ROWS = 8
+SAMPLE_TOKENS = 2
 SCHEMA_VERSION = 1
 TOLERANCE = {"fp32": 1e-3, "fp16": 0.05, "int8": 0.5}
 """Largest difference of a sample's logit on another machine; int8 sums saturate on CPUs without VNNI.
@@ -153,6 +156,7 @@ def _replay(artifact: Path) -> float:
 
 def _write_sample(folder: Path, data: Data) -> float:
     """Keep a few real inputs with the outputs they gave here; returns the largest of these, without its sign."""
+    from compressor.models.architecture import DECODER_INPUT
     from compressor.onnx.runtime import open_model
 
     task = data.task
@@ -160,6 +164,9 @@ def _write_sample(folder: Path, data: Data) -> float:
     features = task.features(task.examples.validation.head(SAMPLE_ROWS), tokenizer)
     model = open_model(folder)
     rows = [{k: v for k, v in row.items() if k in model.inputs} for row in features][:SAMPLE_ROWS]
+    if task.writes:  # beginnings of summaries, to write on
+        beginnings = [row["labels"][:SAMPLE_TOKENS] for row in features]
+        rows = [row | {DECODER_INPUT: begun} for row, begun in zip(rows, beginnings, strict=False)]
     inputs = {k: v.numpy() for k, v in task.collate(tokenizer)(rows).items()}
     arrays = {f"input.{k}": v for k, v in inputs.items()}
     outputs = model(inputs)
@@ -195,6 +202,7 @@ def _manifest(results: dict[str, Any], variant: str, folder: Path, data: Data, m
         "labels": task.labels,
         "max_length": data.keys.max_length,
         "stride": data.keys.stride,
+        **_written(task, folder),
         "post_processing": task.post_processing(tokenizer),
         "sample": {"rows": SAMPLE_ROWS, "tolerance": TOLERANCE[made["precision"]]},
         "precision": made["precision"],
@@ -220,6 +228,14 @@ def _state(folder: Path) -> dict[str, Any]:
         return {}
     state = read_json(folder / STATE_FILE)
     return {name: {"output": f"{name}_out", **about} for name, about in state.items()}
+
+
+def _written(task: Task, folder: Path) -> dict[str, Any]:
+    """How a model that writes does so."""
+    from compressor.models.checkpoint import read_config
+
+    settings = task.settings(read_config(folder)) if task.writes else None
+    return {"generation": asdict(settings), "optimum_class": None} if settings else {}
 
 
 def _tensors(graph: OnnxModel) -> dict[str, Any]:

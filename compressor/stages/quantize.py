@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from compressor.errors import UserError
 from compressor.parts import MODEL_FILE, graphs_of
 from compressor.schema import Keys
 from compressor.stages.base import Stage, Work
@@ -93,11 +92,7 @@ class Quantize(Stage):
         return [machine_key(fingerprint()), benchmark.cells()[0].keys(), gates.max_metric_drop]
 
     def run(self, work: Work) -> dict[str, Any]:
-        """Write the quantized graphs beside config and tokenizer.
-
-        Raises:
-            UserError: a mode that takes a model of one graph, of another.
-        """
+        """Write the quantized graphs beside config and tokenizer."""
         from compressor.onnx.quantize import quantize
         from compressor.onnx.runtime import OnnxModel
         from compressor.stages import auto
@@ -105,10 +100,6 @@ class Quantize(Stage):
         work.progress("quantize", 0.0)
         copy_companions(work.source, work.folder)
         graphs = graphs_of(work.source)
-        if graphs != [MODEL_FILE] and self.mode in ("static", "auto"):
-            raise UserError(
-                f"quantize: {self.mode} is for models of one graph; this one has {', '.join(graphs)}: take dynamic"
-            )
         tried: list[dict[str, Any]] = []
         if self.mode == "auto":
             choice = auto.choose(work, self)

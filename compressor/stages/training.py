@@ -207,7 +207,8 @@ class TaskContext:
                 work.scratch / f"training-{name or self.runs}",
                 work.seed,
                 work.progress,
-                teacher=teacher_outputs(work, keys.distill, features) if keys.distill else None,
+                teacher=self._teacher_outputs(keys.distill, features),
+                beside=self._teacher_beside(keys.distill),
                 part=part,
                 layers=layers,
                 score=score or (lambda: self.score(model)),
@@ -231,6 +232,15 @@ class TaskContext:
         if self.learned is None and stored.exists():
             self.learned = load_file(stored)
         return LayerDistiller(_teacher(self.work, distill)[1](), model, distill, self.learned)
+
+    def _teacher_outputs(self, distill: Distill | None, features: Any) -> Any:
+        """The teacher's stored outputs, unless it runs in the step."""
+        writes = self.work.data.kind.writes
+        return teacher_outputs(self.work, distill, features) if distill and not writes else None
+
+    def _teacher_beside(self, distill: Distill | None) -> PreTrainedModel | None:
+        """The teacher where it runs in the step: probabilities of every word at every token would fill a disk."""
+        return _teacher(self.work, distill)[1]() if distill and self.work.data.kind.writes else None
 
     def write(
         self, model: PreTrainedModel, gates: Structure | None = None, folder: Path | None = None
@@ -317,7 +327,7 @@ class TaskContext:
         from compressor.models.outputs import BATCH, torch_runner
 
         work, task = self.work, self.work.data.task
-        features, run = work.features(split), torch_runner(model)
+        features, run = work.features(split), torch_runner(model, task.settings(model.config))
         outputs = task.outputs(run, features, work.tokenizer(), work.progress, BATCH, "evaluate")
         rows = task.predictions(outputs, features, work.data.frame(split, work.progress))
         return task.judged(rows)

@@ -15,6 +15,7 @@ _CLASSES = {
     "question-answering": ("question_answering", "QuestionAnswering"),
     "feature-extraction": ("feature_extraction", "FeatureExtraction"),
     "language-modeling": ("language_modeling", "LanguageModeling"),
+    "summarization": ("summarization", "Summarization"),
 }
 
 

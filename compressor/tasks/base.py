@@ -10,6 +10,7 @@ import pandas as pd
 from datasets import Dataset, concatenate_datasets
 
 from compressor.errors import UserError
+from compressor.serve.generation import Settings
 from compressor.tasks import readers
 from compressor.tasks.collate import collator
 from compressor.tasks.metrics import Scorer
@@ -17,6 +18,7 @@ from compressor.tasks.schema import METRICS, TaskKeys
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PretrainedConfig
 
     from compressor.models.outputs import Runner
     from compressor.schema import Progress
@@ -49,6 +51,8 @@ class Task(ABC):
     output_names: ClassVar[tuple[str, ...]]
     label_columns: ClassVar[tuple[str, ...]]  # of the features
     evaluation_columns: ClassVar[tuple[str, ...]] = ("example", "truncated")  # neither inputs nor labels
+    model_kind: ClassVar[str] = "encoder"  # what does it: an encoder, a decoder or an encoder-decoder
+    writes: ClassVar[bool] = False  # outputs are texts, made token by token
     compares: ClassVar[bool] = False  # predictions are also compared with those of the recipe's own model
     tokenizer_arguments: ClassVar[Mapping[str, Any]] = {}  # the tokenizer must be loaded with these
 
@@ -80,6 +84,10 @@ class Task(ABC):
     @abstractmethod
     def model_config(self) -> dict[str, Any]:
         """What the configuration of a model for this task needs: number and names of labels."""
+
+    def settings(self, config: "PretrainedConfig") -> Settings | None:
+        """How a model with this config writes its answers; `None` where it writes none."""
+        return None
 
     def post_processing(self, tokenizer: Any) -> dict[str, Any]:
         """What a client must know to turn outputs into predictions, beside labels and max_length."""

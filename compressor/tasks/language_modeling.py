@@ -43,6 +43,7 @@ class LanguageModeling(Task):
     """
 
     type = "language-modeling"
+    model_kind = "decoder"
     auto_class = "AutoModelForLanguageModeling"
     optimum_task = "text-generation"
     output_names = ("losses",)

@@ -22,6 +22,7 @@ TaskType = Literal[
     "question-answering",
     "feature-extraction",
     "language-modeling",
+    "summarization",
 ]
 Format = Literal["csv", "tsv", "jsonl", "parquet", "squad", "text"]
 Column = str | int
@@ -32,6 +33,7 @@ MAX_LENGTH = {
     "question-answering": 384,
     "feature-extraction": 128,
     "language-modeling": 128,
+    "summarization": 512,
 }
 STRIDE = 128
 COLUMNS = {
@@ -40,6 +42,7 @@ COLUMNS = {
     "question-answering": ("question", "context", "answers", "id"),
     "feature-extraction": ("text", "pair", "score"),
     "language-modeling": ("text",),
+    "summarization": ("text", "summary"),
 }
 METRICS = {  # the first is the default; regression's are below
     "text-classification": ("accuracy", "f1", "matthews"),
@@ -47,8 +50,12 @@ METRICS = {  # the first is the default; regression's are below
     "question-answering": ("f1", "exact_match"),
     "feature-extraction": ("spearman", "cosine"),
     "language-modeling": ("perplexity", "bits_per_character", "bits_per_byte", "word_perplexity"),
+    "summarization": ("rougeL", "rouge1", "rouge2", "rougeLsum"),
 }
-PARTS: dict[str, tuple[str, ...]] = {"language-modeling": ("segment", "step")}
+PARTS: dict[str, tuple[str, ...]] = {
+    "language-modeling": ("segment", "step"),
+    "summarization": ("generation", "encoder", "first_token", "next_token"),
+}
 """What is timed of models that do a task in several parts, the most telling one first; of others `forward`."""
 UNLABELLED = ("feature-extraction",)
 """Tasks that are learned from a teacher alone."""
@@ -61,6 +68,7 @@ FORMATS = {  # cells of a csv or tsv file are plain text: they cannot hold lists
     "question-answering": ("squad", "jsonl", "parquet"),
     "feature-extraction": ("csv", "tsv", "jsonl", "parquet"),
     "language-modeling": ("text", "jsonl", "parquet"),
+    "summarization": ("jsonl", "parquet", "csv", "tsv"),
 }
 BUILTIN = ("text-classification", "feature-extraction")
 """Tasks that the builtin data set is for."""
@@ -158,6 +166,22 @@ class Limit(Keys):
     validation: PositiveInt | None = None
 
 
+class GenerationKeys(Keys):
+    """How text is written; lengths in tokens. A whole generation is timed greedily at `max_tokens`."""
+
+    max_tokens: PositiveInt = 60
+    min_tokens: int = Field(0, ge=0)
+    beams: PositiveInt = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram: int = Field(0, ge=0, description="no n-gram of that length twice; 0: no such rule")
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> "GenerationKeys":
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}")
+        return self
+
+
 class TaskKeys(Keys):
     """What is learned, from which data, and how it is scored."""
 
@@ -181,6 +205,11 @@ class TaskKeys(Keys):
         None, description="the vector of a text: its tokens' mean (the default) or its first token's"
     )
     normalize: bool | None = Field(None, description="vectors of length 1; by default yes")
+    max_target_length: PositiveInt | None = Field(
+        None, description="of summaries that are learned; by default 128"
+    )
+    prefix: str | None = Field(None, description="put before every text: T5 was trained with 'summarize: '")
+    generation: GenerationKeys | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -199,7 +228,15 @@ class TaskKeys(Keys):
         if kind == "feature-extraction":
             usual = {"pooling": "mean", "normalize": True}
             keys |= {key: value for key, value in usual.items() if keys.get(key) is None}
+        if kind == "summarization":
+            written: dict[str, Any] = {"max_target_length": 128, "generation": {}}
+            keys |= {key: value for key, value in written.items() if keys.get(key) is None}
         return keys
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens a model writes when it is timed."""
+        return self.generation.max_tokens if self.generation else 0
 
     @field_validator("dataset")
     @classmethod
@@ -247,6 +284,7 @@ class TaskKeys(Keys):
         if value is not None and (kind := info.data.get("type")) in (
             "question-answering",
             "language-modeling",
+            "summarization",
             *UNLABELLED,
         ):
             raise ValueError(f"{kind} has no labels")
@@ -275,11 +313,19 @@ class TaskKeys(Keys):
             raise ValueError(f"{info.field_name} is for feature-extraction")
         return value
 
+    @field_validator("max_target_length", "prefix", "generation")
+    @classmethod
+    def _of_written_text(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("type", "summarization") != "summarization":
+            raise ValueError(f"{info.field_name} is for summarization")
+        return value
+
     @model_validator(mode="after")
     def _headerless_columns_are_numbers(self) -> "TaskKeys":
         if isinstance(self.dataset, DatasetFiles) and not self.dataset.header:
             numbered = {role for role, column in self.columns.items() if isinstance(column, int)}
             needed = {"text": 3} if self.type in UNLABELLED else {"text": 3, "label": 1}
+            needed = {"text": 3, "summary": 1} if self.type == "summarization" else needed
             if numbered != set(self.columns) or not needed.keys() <= numbered:
                 example = ", ".join(f"{role}: {number}" for role, number in needed.items())
                 raise ValueError(

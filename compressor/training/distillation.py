@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedModel
 
+from compressor.models.architecture import architecture_of
 from compressor.models.embedding import EMBEDDING, embedding_loss
 from compressor.models.outputs import Collate, Features, Outputs, has_tokens
 
 PREFIX = "teacher_"
+IGNORED = -100
+"""The label of padding behind a text that is to be written."""
 FAR = -1e4
 """Logit of what does not exist (padding): no probability, and no NaN in the divergence."""
 
@@ -57,6 +61,18 @@ def _at_tokens(values: list[Tensor], real: Tensor) -> Tensor:
     return placed
 
 
+@torch.no_grad()
+def teacher_forced(teacher: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The logits of a teacher that writes, (batch, tokens, words), after the same tokens that the student reads.
+
+    Both make what their decoders read from the labels: without them a decoder would read the text itself.
+    """
+    teacher.eval().to(inputs["input_ids"].device)
+    names = (*architecture_of(teacher.config).inputs, "labels")
+    made = teacher(**{name: inputs[name].clone() for name in names}, use_cache=False)
+    return {"logits": made.logits}
+
+
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """KL(teacher || student) of softened logits times temperature^2, mean over rows. Both (rows, classes)."""
     return (
@@ -75,8 +91,8 @@ def distillation_loss(
     """Mean over the model's logit heads of the divergence from the teacher's.
 
     `mask` (batch, length) marks real tokens: padding takes no part, as a position that could be chosen (span
-    logits, (batch, length)) or as a row (token logits, (batch, length, classes)). With a single logit
-    (regression) it is the mean squared difference, of embeddings `embedding_loss`.
+    logits, (batch, length)) or as a row (token logits, (batch, length, classes), whose mean is over tokens). With a
+    single logit (regression) it is the mean squared difference, of embeddings `embedding_loss`.
     """
     losses = []
     for name, theirs in teacher.items():

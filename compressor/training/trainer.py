@@ -23,7 +23,14 @@ from compressor.models.outputs import Collate, Features, Outputs, columns
 from compressor.schema import Progress, TrainingKeys, steps_in, steps_of
 from compressor.training.batches import LengthGrouped
 from compressor.training.best import Best
-from compressor.training.distillation import PREFIX, WithTeacher, collate_with_teacher, distillation_loss
+from compressor.training.distillation import (
+    IGNORED,
+    PREFIX,
+    WithTeacher,
+    collate_with_teacher,
+    distillation_loss,
+    teacher_forced,
+)
 from compressor.training.layers import LayerDistiller
 from compressor.training.optimizer import clipping_the_rest, keep_steady, make_optimizer
 from compressor.training.streams import Memory, Streams
@@ -55,7 +62,8 @@ class Part(Protocol):
 class Run:
     """Everything a training run needs besides the model. `folder` holds its checkpoints.
 
-    `score` rates the model as it is, more is better, where the keys ask for the best state; `None` rules it out.
+    `teacher` are a teacher's stored outputs, `beside` is one that runs in the step. `score` rates the model as it
+    is, more is better, where the keys ask for the best state; `None` rules it out.
     """
 
     keys: TrainingKeys
@@ -66,6 +74,7 @@ class Run:
     progress: Progress
     title: str = "train"
     teacher: Outputs | None = None
+    beside: PreTrainedModel | None = None
     part: Part | None = None
     layers: LayerDistiller | None = None
     score: Callable[[], float | None] | None = None
@@ -134,7 +143,8 @@ def freeze(model: PreTrainedModel, keys: TrainingKeys) -> None:
     frozen: list[nn.Parameter] = []
     architecture = architecture_of(model.config)
     if keys.freeze_embeddings:
-        places = tuple({path.partition(".")[0] for path in architecture.embeddings})
+        paths = architecture.embeddings  # an encoder's lie in one module, with their norm
+        places = paths if architecture.writes_text else tuple({path.partition(".")[0] for path in paths})
         named = model.base_model.named_parameters()
         frozen += [parameter for name, parameter in named if name.startswith(places)]
     stack = architecture.stacks[0]
@@ -235,14 +245,17 @@ class _Trainer(Trainer):
             inputs["output_hidden_states"] = True
         if self.memory:
             inputs["memory"] = self.memory.before(self.state.global_step)
+        mask = inputs.get("attention_mask")
+        if self.run.beside is not None:
+            teacher, mask = teacher_forced(self.run.beside, inputs), inputs["labels"] != IGNORED
         outputs = model(**inputs)
         if self.memory:
             self.memory.after(outputs["memory"])
         loss = outputs.get("loss")
         distill = self.run.keys.distill
         if distill and teacher:
-            mask = inputs["attention_mask"].bool()
-            soft = distillation_loss(outputs, teacher, mask, distill.temperature)
+            assert mask is not None
+            soft = distillation_loss(outputs, teacher, mask.bool(), distill.temperature)
             # Without labels the teacher's outputs have their share too.
             share = 1 - distill.layers if loss is None else distill.alpha
             loss = share * soft + (distill.rest * loss if distill.rest and loss is not None else 0)

@@ -57,7 +57,8 @@ def evaluate_torch(data: Data, folder: Path, progress: Progress) -> pd.DataFrame
     tokenizer = tokenizer_beside(folder, data.kind)
     frame = data.frame("validation", progress)
     features = task.features(frame, tokenizer)
-    outputs = task.outputs(torch_runner(model), features, tokenizer, progress, BATCH, "evaluate")
+    run = torch_runner(model, task.settings(model.config))
+    outputs = task.outputs(run, features, tokenizer, progress, BATCH, "evaluate")
     return task.predictions(outputs, features, frame)
 
 

@@ -31,6 +31,7 @@ PUBLIC = {
     "question-answering": "squad",
     "feature-extraction": "sentence-transformers/stsb",
     "language-modeling": "{hub: Salesforce/wikitext, config: wikitext-2-raw-v1}",
+    "summarization": "EdinburghNLP/xsum",
 }
 """For a task a public data set, so that the recipe runs before one's own data are in it."""
 FILES = {"text-classification": "csv", "question-answering": "json", "language-modeling": "txt"}
@@ -68,6 +69,12 @@ LONG = {
     "language-modeling": "a text is read so many at a time",
 }
 """What becomes of text that is longer than `max_length`, where it is not cut."""
+
+
+WRITTEN = LABELLED | {
+    "more": "  max_target_length: 64\n  generation: {max_tokens: 60, beams: 1}    # how summaries are written\n",
+}
+"""What it says where texts are written."""
 
 
 class Answers(NamedTuple):
@@ -171,7 +178,11 @@ def recipe_text(answers: Answers, target: Path) -> str:
     """The recipe; `target` is the file its header says to run."""
     task, method = answers.task, method_class(answers.method)
     metric = METRICS[task][0]
-    dense = {"feature-extraction": UNLABELLED, "language-modeling": STREAMED}.get(task, LABELLED)
+    dense = {
+        "feature-extraction": UNLABELLED,
+        "language-modeling": STREAMED,
+        "summarization": WRITTEN,
+    }.get(task, LABELLED)
     values: dict[str, Any] = {
         "file": target,
         "name": yaml.safe_dump({"name": _name(target)}).strip(),

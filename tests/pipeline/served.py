@@ -15,6 +15,7 @@ class Nothing(importlib.abc.MetaPathFinder):
             raise ImportError(name + " is not there")
 sys.meta_path.insert(0, Nothing())
 sys.argv = sys.argv[1:]
+sys.path[0] = sys.argv[0].rpartition("/")[0]  # as for any script
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

@@ -48,11 +48,15 @@ class Movement(Pruner, TrainingKeys):
     it), `topk` (that share of the largest scores of each matrix), `magnitude` (that share of the largest
     weights, nothing learned) or `l0` (hard-concrete gates, no threshold).
 
+    Of an encoder-decoder both stacks are pruned, cross-attention too, each with a strength of its own
+    (`decoder_attention_regularization`, `decoder_ffn_regularization`; by default the encoder's).
+
     Example:
         - prune: {method: movement, from: model, regularization: 20, ffn_regularization: 0.25, epochs: 20,
                   distill: {teacher: teacher}}
     """
 
+    prunes_writers: ClassVar[bool] = True
     guides: ClassVar[tuple[str, ...]] = ("rewind",)
 
     method: Literal["movement"]
@@ -63,6 +67,8 @@ class Movement(Pruner, TrainingKeys):
     regularization: Annotated[float, Field(ge=0)] = 20.0
     attention_regularization: Annotated[float, Field(ge=0)] = 1.0
     ffn_regularization: Annotated[float, Field(ge=0)] = 1.0
+    decoder_attention_regularization: Annotated[float, Field(ge=0)] | None = None
+    decoder_ffn_regularization: Annotated[float, Field(ge=0)] | None = None
     threshold: Annotated[float | None, Field(validate_default=True)] = None
     initial_score: float | None = None
     min_keep: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -142,6 +148,11 @@ class Movement(Pruner, TrainingKeys):
         """The regulariser's strength at the end of its schedule."""
         return 0.0 if self.mask in NEEDS_SHARE else self.regularization
 
+    def strength_of(self, part: str) -> float:
+        """A part's share of the regulariser: attention or ffn, with `decoder_` before it those of the decoder."""
+        own = getattr(self, f"{part}_regularization")
+        return float(getattr(self, f"{part.removeprefix('decoder_')}_regularization") if own is None else own)
+
     def shares_units(self, sublayer: str) -> bool:
         """Whether all matrices of a sub-layer share one score a unit."""
         return self.joint_heads if sublayer != "ffn" else self.variant in ("hybrid", "struct")
@@ -158,15 +169,22 @@ class Movement(Pruner, TrainingKeys):
         return rows, columns
 
     def check(self, config: PretrainedConfig) -> None:
-        """The blocks must tile the matrices."""
-        from compressor.models.architecture import architecture_of
+        """The blocks must tile the matrices, and keys must be for such a model."""
+        from compressor.models.architecture import architecture_of, structure_in
 
+        family, sizes = architecture_of(config), structure_in(config).sizes
+        of_encoders = ("nonorm", "relu")
+        of_writers = ("decoder_attention_regularization", "decoder_ffn_regularization")
+        for key in of_encoders if family.writes_text else of_writers:
+            if getattr(self, key) is not None:
+                other = "encoders" if family.writes_text else "models with a decoder"
+                raise UserError(f"movement: {key} is for {other}; leave it out")
         if self.variant not in ("hybrid", "block"):
             return
-        sides = [("attention", config.hidden_size)]
-        stack = architecture_of(config).stacks[0]
-        if self.variant == "block" and any(table.name == "ffn" for table in stack.sublayers):
-            sides.append(("FFN", getattr(config, stack.ffn_key)))
+        heads = sizes.stacks[family.stacks[0].name]["attention"]
+        sides = [("attention", config.hidden_size), ("attention", heads * sizes.head_size)]
+        if self.variant == "block":
+            sides += [("FFN", counts["ffn"]) for counts in sizes.stacks.values() if "ffn" in counts]
         for part, size in sides:
             if any(size % side for side in self.attention_block):
                 raise UserError(

@@ -5,9 +5,11 @@ Source: Lagunas et al. 2021, section 3.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -124,7 +126,7 @@ class Masked:
     @property
     def part(self) -> str:
         """What of the report it counts for: attention or ffn."""
-        return "ffn" if self.key[2] == "ffn" else "attention"
+        return part_of(self.key)
 
     def margins(self) -> Tensor:
         """The best score along each of its outputs, or inputs where it is the output projection: (features,)."""
@@ -132,6 +134,12 @@ class Masked:
         best = margin.amax(dim=0 if self.is_output else 1)
         features = self.linear.in_features if self.is_output else self.linear.out_features
         return best.repeat_interleave(features // len(best))
+
+
+def part_of(key: Key) -> str:
+    """What a sub-layer is regularised and reported with: attention or ffn, of a decoder with `decoder_` before it."""
+    stack, _, name = key
+    return ("decoder_" if stack == "decoder" else "") + ("ffn" if name == "ffn" else "attention")
 
 
 class Masks:
@@ -152,7 +160,7 @@ class Masks:
         self.keys = keys
         self.sizes = structure_of(model).sizes
         self.cut = Cut(keys.mask, keys.final_threshold, OPEN[keys.mask], keys.min_keep)
-        self.scores: dict[str, list[Scores]] = {"attention": [], "ffn": []}
+        self.scores: dict[str, list[Scores]] = defaultdict(list)
         self.masked: list[Masked] = []
         model.add_module(CONTAINER, nn.Module())
         architecture = architecture_of(model.config)
@@ -195,7 +203,7 @@ class Masks:
         scores = KINDS.get(self.cut.rule, Scores)(initial, self.cut)
         stack, layer, sublayer = key
         self.model.get_submodule(CONTAINER).add_module(f"{stack}_{layer}_{sublayer}_{name}", scores)
-        self.scores["ffn" if sublayer == "ffn" else "attention"].append(scores)
+        self.scores[part_of(key)].append(scores)
         return scores
 
     def _mask(self, masked: Masked) -> None:
@@ -215,11 +223,9 @@ class Masks:
         return [s.values for part in self.scores.values() for s in part if s.values.requires_grad]
 
     def regularization(self) -> Tensor:
-        """Mean penalty of a part's tensors, then the weighted mean of the two parts."""
-        keys = self.keys
-        weights = {"attention": keys.attention_regularization, "ffn": keys.ffn_regularization}
+        """Mean penalty of a part's tensors, then the weighted mean of the parts."""
         means = [
-            weights[part] * torch.stack([s.penalty() for s in scores]).mean()
+            self.keys.strength_of(part) * torch.stack([s.penalty() for s in scores]).mean()
             for part, scores in self.scores.items()
         ]
         return torch.stack(means).mean()
@@ -227,7 +233,7 @@ class Masks:
     def draw(self, seed: int) -> None:
         """Fresh noise for masks that are random while they train."""
         generator = torch.Generator().manual_seed(seed)
-        for scores in self.scores["attention"] + self.scores["ffn"]:
+        for scores in chain.from_iterable(self.scores.values()):
             if isinstance(scores, HardConcrete):
                 scores.draw(generator)
 
@@ -251,9 +257,8 @@ class Masks:
                 _protect(grid, rows, int(masked.is_output))
 
     def densities(self) -> dict[str, float]:
-        """Non-zero share of the masked weights at the final threshold: attention, ffn and both together."""
-        kept = {"attention": 0.0, "ffn": 0.0}
-        total = {"attention": 0, "ffn": 0}
+        """Non-zero share of the masked weights at the final threshold: of every part, and of all together."""
+        kept, total = dict.fromkeys(self.scores, 0.0), dict.fromkeys(self.scores, 0)
         with self.evaluating():
             for masked in self.masked:
                 linear = masked.linear
@@ -290,7 +295,9 @@ class Masks:
 
     def align(self, multiple: int) -> None:
         """Keep so many of the best dead neurons that FFN widths are multiples (an empty one stays empty)."""
-        for scores in self.scores["ffn"]:
+        for scores in (
+            one for part, several in self.scores.items() if part.endswith("ffn") for one in several
+        ):
             with self.evaluating():
                 kept = int(scores.mask().count_nonzero())
             scores.least = min(-(-kept // multiple) * multiple, scores.values.numel())

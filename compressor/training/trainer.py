@@ -180,10 +180,12 @@ class _Trainer(Trainer):
     def _sampler(self, model: PreTrainedModel) -> Sampler[int]:
         """Batches of similar length or, of a model with a memory, a text in parallel streams."""
         run = self.run
-        lengths = [len(row["input_ids"]) for row in columns(run.features, ["input_ids"])]
         if not memory_length(model.config):
+            lengths = [len(row["input_ids"]) for row in columns(run.features, ["input_ids"])]
             return LengthGrouped(lengths, run.keys.batch_size, run.seed)
-        streams = Streams(lengths.count(max(lengths)), run.keys.batch_size, run.seed)
+        first, last = (len(run.features[at]["input_ids"]) for at in (0, -1))
+        whole = len(run.features) - (last < first)  # only the text's last segment can be shorter
+        streams = Streams(whole, run.keys.batch_size, run.seed)
         self.memory = Memory(streams.steps)
         return streams
 

@@ -85,7 +85,7 @@ def test_the_examples_are_those_that_work(results: dict) -> None:
     card = model_card(results, "pruned_int8", MANIFEST | {"optimum_class": None})
     assert "optimum" not in card.split("## How to load it")[1].split("## Intended use")[0]
     assert "serve/client.py" in card
-    results["task"]["type"] = "language-modeling"
+    results["task"]["type"] = "translation"
     assert "serve/client.py" not in model_card(results, "pruned_int8", MANIFEST)
 
 

@@ -31,6 +31,7 @@ def test_the_published_network_has_the_published_numbers_of_heads_and_neurons() 
     assert weights / (12 * 2 * 768 * 3072) == pytest.approx(generation.PUBLISHED["ffn_density"], abs=5e-4)
 
 
+@pytest.mark.slow
 def test_every_part_is_measured_saved_and_not_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from compressor.errors import UserError
 from compressor.files import write_text
 from compressor.pruning.base import METHODS, Pruner, method_class
 from compressor.report.fields import is_fraction
-from compressor.schema import IdOrPath, TrainingKeys, suggest
+from compressor.schema import IdOrPath, suggest
 from compressor.tasks.schema import MAX_LENGTH, METRICS, TaskKeys, TaskType
 
 TEMPLATE = Path(__file__).with_name("new.yaml")
@@ -232,16 +232,21 @@ def _taught(method: type[Pruner], teacher: str) -> str:
     plain = re.sub(r",\s*distill: \{.*?\}", "", example, flags=re.DOTALL)
     if not teacher:
         return plain
-    if teacher != "model" or not issubclass(method, TrainingKeys):
+    if teacher != "model" or _shown(method).training is None:
         return example
     return f"{plain[:-1]},\n          distill: {{teacher: {teacher}}}}}"
 
 
+def _shown(method: type[Pruner]) -> Pruner:
+    """The method as its docstring shows it."""
+    ((stage,),) = [item.values() for item in yaml.safe_load(_example(method))]
+    return method(**{key: value for key, value in stage.items() if key not in ("id", "from")})
+
+
 def _target(method: type[Pruner]) -> str:
     """A `target` for methods that need one, else nothing."""
-    ((stage,),) = [item.values() for item in yaml.safe_load(_example(method))]
-    made = method(**{key: value for key, value in stage.items() if key not in ("id", "from")})
-    if not getattr(made, "needs_target", False):
+    made = _shown(method)
+    if not made.needs_target:
         return ""
     goal = next(goal for goal in GOALS if goal in made.targets)
     return f"target: {{{goal}: {GOALS[goal]}}}    # what pruning aims at\n"

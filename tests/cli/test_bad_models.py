@@ -138,10 +138,13 @@ FOLDERS: dict[str, tuple[Break, list[str]]] = {
     ),
     "no such family": (config(model_type="brt"), ["config.json is no config of a model", "`brt`"]),
     "unsupported family": (
-        config(model_type="t5"),
-        ["model family 't5' is not supported (supported: albert, bert, "],
+        config(model_type="big_bird"),
+        ["model family 'big_bird' is not supported (supported: albert, bert, "],
     ),
-    "nearly supported family": (config(model_type="bart"), ["'bart' is not supported; did you mean 'bert'?"]),
+    "nearly supported family": (
+        config(model_type="mbart"),
+        ["'mbart' is not supported; did you mean 'bart'?"],
+    ),
     "code of its own": (
         config(model_type="mine", auto_map={"AutoConfig": "code.Config"}),
         ["model needs code of its own to open; only transformers' own families are opened"],
@@ -209,7 +212,7 @@ NAMES = {
         "{config: {model_type: brt}}",
         "model.config: unknown model_type 'brt'; did you mean 'bert'?",
     ),
-    "other family": ("{config: {model_type: gpt2}}", "model family 'gpt2' is not supported"),
+    "other family": ("{config: {model_type: mpnet}}", "model family 'mpnet' is not supported"),
     "sizes": (
         "{config: {model_type: bert, hidden_size: 50}}",
         "model.config: no model has these sizes",
@@ -325,8 +328,8 @@ def test_plan_refuses_local_models_too(call: Call, run: Run, folder: Path) -> No
     run("./model", "holds pickled weights")  # writes the recipe
     refused(call, folder.parent, ["plan", "recipe.yaml"], "holds pickled weights (pytorch_model.bin)")
     refused(call, folder.parent, ["plan", "recipe.yaml", "--set", "model=./gone"], "no model folder at gone")
-    sets = ["--set", "model={config: {model_type: gpt2}}"]
-    refused(call, folder.parent, ["plan", "recipe.yaml", *sets], "model family 'gpt2' is not supported")
+    sets = ["--set", "model={config: {model_type: mpnet}}"]
+    refused(call, folder.parent, ["plan", "recipe.yaml", *sets], "model family 'mpnet' is not supported")
 
 
 def test_a_head_that_nothing_trains(call: Call, folder: Path) -> None:

@@ -129,7 +129,7 @@ def test_compare_does_not_replace_a_folder_by_its_page(call, finished, tmp_path)
 
 
 def test_run_says_its_verdict_once(call, recipe, finished, tmp_path, monkeypatch):
-    about = {"task": {"reference_points": {"bag_of_words": 0.8}}}
+    about = {"task": {"metric": "accuracy", "reference_points": {"bag_of_words": 0.8}}}
     results = read_json(finished("done", **about) / "results.json")
     monkeypatch.setattr("compressor.pipeline.run_recipe", lambda *_, **__: results)
     said = call("run", recipe, "--output", tmp_path / "run")

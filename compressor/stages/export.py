@@ -36,7 +36,7 @@ class Export(Stage):
         model = checkpoint.load(work.source)
         work.folder.mkdir(parents=True, exist_ok=True)
         task, tokens = work.data.kind.optimum_task, work.data.keys.tokens
-        export_model(model, task, self.opset, work.folder, self.memory, tokens)
+        export_model(model, task, self.opset, work.folder, memory=self.memory, tokens=tokens)
         work.progress("parity", 0.5)
         parity = check_parity(model, work.folder, work.gates.max_parity_error, self.memory)
         model.config.save_pretrained(work.folder)

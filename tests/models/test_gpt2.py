@@ -148,7 +148,7 @@ def test_gated_sliced_reloaded_onnx(shape: str, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(small), held, atol=1e-5, rtol=0)
     assert small.lm_head.weight is small.transformer.wte.weight
     for kind in ("none", "cache"):
-        export_model(small, "text-generation", 18, tmp_path / kind, kind)
+        export_model(small, "text-generation", 18, tmp_path / kind, memory=kind)
         assert parity(small, tmp_path / kind, kind)["max_abs_error"] < 1e-4
 
 

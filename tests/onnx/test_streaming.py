@@ -35,14 +35,14 @@ def cut(model: Any) -> Any:
 @pytest.mark.parametrize("start", ["empty", "zeros"])
 def test_ragged_pieces_are_one_pass(family: str, kind: Any, start: str, tmp_path: Path) -> None:
     model = cut(tiny_decoder(family, initial_memory=start, **ADAPTIVE))
-    export_model(model, TASK, 18, tmp_path, kind)
+    export_model(model, TASK, 18, tmp_path, memory=kind)
     assert stream_parity(model, tmp_path, kind)["max_abs_error"] < 1e-5
 
 
 def test_the_state_is_only_of_layers_with_heads(tmp_path: Path) -> None:
     model = cut(tiny_decoder())
     for kind, names in (("hidden", ["memory"]), ("cache", ["memory.0", "memory.1"])):
-        export_model(model, TASK, 18, tmp_path / kind, kind)
+        export_model(model, TASK, 18, tmp_path / kind, memory=kind)
         graph = OnnxModel(tmp_path / kind / MODEL_FILE)
         assert graph.inputs == ["input_ids", *names]
         assert graph.outputs == ["logits", *(f"{name}_out" for name in names)]
@@ -54,7 +54,7 @@ def test_a_cache_begins_with_keys_and_values_of_what_stands_before_a_text(tmp_pa
     with torch.no_grad():
         for layer in model.transformer.layers:
             layer.norm.bias.normal_()
-    export_model(model, TASK, 18, tmp_path, "cache")
+    export_model(model, TASK, 18, tmp_path, memory="cache")
     graph = open_graph(tmp_path, MODEL_FILE)
     found = graph.reader.begin(2)  # type: ignore[attr-defined]
     for layer, wanted in enumerate(model.initial_cache(2)):

@@ -139,7 +139,7 @@ FOLDERS: dict[str, tuple[Break, list[str]]] = {
     "no such family": (config(model_type="brt"), ["config.json is no config of a model", "`brt`"]),
     "unsupported family": (
         config(model_type="big_bird"),
-        ["model family 'big_bird' is not supported (supported: albert, bert, "],
+        ["model family 'big_bird' is not supported (supported: albert, "],
     ),
     "nearly supported family": (
         config(model_type="mbart"),

@@ -201,12 +201,17 @@ def embed(model: Model, rows: list[Row], batch_size: int) -> list[Row]:
     return found
 
 
+def find_modules_beside() -> None:
+    """Let this file's neighbours be imported, wherever it is run from."""
+    sys.path.append(str(Path(__file__).parent))
+
+
 def read_text(model: Model, rows: list[Row], batch_size: int) -> list[Row]:
     """Of a text `loss` (nats), `tokens` and `perplexity`; asked for more `tokens`, its `continuation`.
 
     `temperature` and `seed` draw the latter; without them it is the likeliest token every time.
     """
-    sys.path.append(str(Path(__file__).parent))  # wherever it is run from
+    find_modules_beside()
     from streaming import Reader, chooser, extend, score  # type: ignore[import-not-found]  # beside this file
 
     keys, parts = model.manifest["post_processing"], model.manifest["parts"]
@@ -237,7 +242,7 @@ def written(model: Model, ids: Sequence[int]) -> str:
 
 def writer_of(model: Model) -> tuple[Any, onnxruntime.InferenceSession]:
     """What writes tokens for a batch of inputs, and the session that reads those."""
-    sys.path.append(str(Path(__file__).parent))  # wherever it is run from
+    find_modules_beside()
     from generation import Generator, Settings, generate  # type: ignore[import-not-found]  # beside this file
 
     manifest = model.manifest

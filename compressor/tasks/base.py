@@ -188,6 +188,10 @@ class Task(ABC):
                 f"task.max_length {self.keys.max_length} is more than the model takes "
                 f"({tokenizer.model_max_length} tokens)"
             )
+        self.check_special_tokens(tokenizer)
+
+    def check_special_tokens(self, tokenizer: Any) -> None:
+        """Raise UserError for a tokenizer without a token that the task needs: by default, for padding."""
         _check_padding(tokenizer)
 
 

@@ -156,17 +156,8 @@ class LanguageModeling(Task):
         apart = np.abs(one["loss"] - other["loss"]).sum() / one["tokens"].sum()
         return float(np.exp(-apart))
 
-    def check_tokenizer(self, tokenizer: Any) -> None:
-        """Raise UserError for one that is slow, reads less than a segment, or can't begin a text."""
-        if not tokenizer.is_fast:
-            raise UserError(
-                f"the model's tokenizer ({type(tokenizer).__name__}) has no fast version; one is needed"
-            )
-        if self.keys.max_length > tokenizer.model_max_length:
-            raise UserError(
-                f"task.max_length {self.keys.max_length} is more than the model takes "
-                f"({tokenizer.model_max_length} tokens)"
-            )
+    def check_special_tokens(self, tokenizer: Any) -> None:
+        """Raise UserError for one that can't begin a text."""
         start_of(tokenizer)
 
 

@@ -17,9 +17,7 @@ from collections.abc import Iterator
 
 from bench import runs
 from bench.runs import Json
-from compressor.benchmark.machine import fingerprint
-from compressor.files import read_json, write_json
-from compressor.report.fields import MISSING, count_text, fixed, speedup_text
+from compressor.files import write_json
 
 NAME = "block_pruning"
 STRENGTHS = {"sst2": (10, 5, 20), "squad": (10, 5, 20)}
@@ -30,15 +28,16 @@ KINDS: dict[str, Json] = {
     # Twelve scores a matrix feel the penalty twelve times as much as the 144 blocks of hybrid do.
     "struct": {"variant": "struct", "attention_regularization": 0.1},
 }
+DENSITIES = {"non-zero": "nonzero_density", "sliced": "sliced_density"}
 SCORED = ("regularization", "ffn_regularization", "score_learning_rate")
 """Keys that mean nothing where nothing is learned."""
 
 
 def main() -> None:
     options = runs.arguments(NAME, __doc__, STRENGTHS).parse_args()
-    state = read_json(options.output) if options.output.is_file() else {"machine": fingerprint(), "cells": {}}
+    state = runs.state_of(options.output)
     if options.table:
-        sys.stdout.write(table(state) + "\n")
+        sys.stdout.write(runs.table(state, ["regularization"], DENSITIES) + "\n")
         return
     end = time.monotonic() + 60 * options.budget
     for kind, strength in lacking(state, options.task):
@@ -91,22 +90,6 @@ def row(results: Json, options: argparse.Namespace, kind: str, strength: int) ->
         **runs.row(results, "pruned"),
         "minutes": runs.minutes(results, "hybrid", "struct", "magnitude"),
     }
-
-
-def table(state: Json) -> str:
-    """A row a cell: what it keeps, what it costs, how fast it is."""
-    columns = ["task", "kind", "regularization", "metric", "dense", "fp32", "int8", "non-zero", "sliced"]
-    columns += ["parameters", "fp32 speedup", "int8 speedup", "minutes"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for cell in state["cells"].values():
-        texts = [cell["task"], cell["kind"], cell["regularization"], cell["metric"]]
-        texts += [fixed(100 * value) for value in (cell["dense"], *cell["value"].values())]
-        texts += [f"{fixed(100 * cell[key])} %" for key in ("nonzero_density", "sliced_density")]
-        texts += [count_text(cell["parameters"])]
-        texts += [speedup_text(rows[0]) if rows else MISSING for rows in cell["speedup"].values()]
-        texts += [fixed(sum(cell["minutes"].values()), 0)]
-        lines.append(f"| {' | '.join(str(text) for text in texts)} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

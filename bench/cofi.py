@@ -16,9 +16,7 @@ from collections.abc import Iterator
 
 from bench import runs
 from bench.runs import Json
-from compressor.benchmark.machine import fingerprint
-from compressor.files import read_json, write_json
-from compressor.report.fields import MISSING, count_text, fixed, speedup_text
+from compressor.files import write_json
 
 NAME = "cofi"
 SPARSITIES = {"sst2": (0.6, 0.8, 0.9, 0.95)}
@@ -28,9 +26,9 @@ LAYERS = 6
 
 def main() -> None:
     options = runs.arguments(NAME, __doc__, SPARSITIES).parse_args()
-    state = read_json(options.output) if options.output.is_file() else {"machine": fingerprint(), "cells": {}}
+    state = runs.state_of(options.output)
     if options.table:
-        sys.stdout.write(table(state) + "\n")
+        sys.stdout.write(runs.table(state) + "\n")
         return
     end = time.monotonic() + 60 * options.budget
     for drop in lacking(state, options.task):
@@ -110,21 +108,6 @@ def dropping(options: argparse.Namespace, state: Json, drop: int) -> Json:
         {"finetune": keys},
     ]
     return made | {"stages": [*stages, *rest]}
-
-
-def table(state: Json) -> str:
-    """A row a cell: what it keeps, what it costs, how fast it is."""
-    columns = ["task", "kind", "metric", "dense", "fp32", "int8", "sliced", "parameters"]
-    columns += ["fp32 speedup", "int8 speedup", "minutes"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for cell in state["cells"].values():
-        texts = [cell["task"], cell["kind"], cell["metric"]]
-        texts += [fixed(100 * value) for value in (cell["dense"], *cell["value"].values())]
-        texts += [f"{fixed(100 * cell['sliced_density'])} %", count_text(cell["parameters"])]
-        texts += [speedup_text(rows[0]) if rows else MISSING for rows in cell["speedup"].values()]
-        texts += [fixed(sum(cell["minutes"].values()), 0)]
-        lines.append(f"| {' | '.join(str(text) for text in texts)} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

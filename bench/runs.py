@@ -4,17 +4,21 @@ import argparse
 import signal
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from compressor.benchmark.machine import fingerprint
 from compressor.files import read_json, write_text
+from compressor.report.fields import MISSING, count_text, fixed, speedup_text
 
 Json = dict[str, Any]
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
+SLICED = {"sliced": "sliced_density"}
+"""Columns of a table that are shares of the dense weights."""
 
 
 def arguments(name: str, description: str | None, tasks: Collection[str]) -> argparse.ArgumentParser:
@@ -111,6 +115,28 @@ def minutes(results: Json, *beginnings: str) -> dict[str, float]:
     """Minutes of the stages whose names begin so."""
     stages = [stage for stage in results["stages"] if stage["id"].startswith(beginnings)]
     return {stage["id"]: stage["seconds"] / 60 for stage in stages}
+
+
+def state_of(path: Path) -> Json:
+    """The cells that earlier calls measured, or none."""
+    found: Json = read_json(path) if path.is_file() else {"machine": fingerprint(), "cells": {}}
+    return found
+
+
+def table(state: Json, also: Collection[str] = (), densities: Mapping[str, str] = SLICED) -> str:
+    """A row a cell: what it keeps, what it costs, how fast it is; `also` are keys to show after task and kind."""
+    columns = ["task", "kind", *also, "metric", "dense", "fp32", "int8", *densities]
+    columns += ["parameters", "fp32 speedup", "int8 speedup", "minutes"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for cell in state["cells"].values():
+        texts = [cell[key] for key in ("task", "kind", *also, "metric")]
+        texts += [fixed(100 * value) for value in (cell["dense"], *cell["value"].values())]
+        texts += [f"{fixed(100 * cell[key])} %" for key in densities.values()]
+        texts += [count_text(cell["parameters"])]
+        texts += [speedup_text(rows[0]) if rows else MISSING for rows in cell["speedup"].values()]
+        texts += [fixed(sum(cell["minutes"].values()), 0)]
+        lines.append(f"| {' | '.join(str(text) for text in texts)} |")
+    return "\n".join(lines)
 
 
 def on_minilm(bench: str, options: argparse.Namespace) -> str:

@@ -17,8 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.runs import Json, data_keys, finished, public_command
-from compressor.benchmark.machine import fingerprint
+from bench.runs import Json, data_keys, finished, public_command, state_of
 from compressor.files import read_json, write_json
 from compressor.report.fields import fixed, speedup_text
 
@@ -54,7 +53,7 @@ DISTILL = {"teacher": "model", "temperature": 2, "alpha": 0.9}
 
 def main() -> None:
     options = parser().parse_args()
-    state = read_json(options.output) if options.output.is_file() else {"machine": fingerprint(), "cells": {}}
+    state = state_of(options.output)
     if options.table:
         sys.stdout.write(table(state) + "\n")
         return

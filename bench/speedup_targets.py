@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.runs import Json, data_keys, finished, public_command
-from compressor.benchmark.machine import fingerprint
+from bench.runs import Json, data_keys, finished, public_command, state_of
 from compressor.benchmark.statistics import ratio_interval
 from compressor.files import appearing, read_json, write_json
 from compressor.report.fields import count_text, fixed
@@ -46,7 +45,7 @@ PRUNE = {
 
 def main() -> None:
     options = parser().parse_args()
-    state = read_json(options.output) if options.output.is_file() else {"machine": fingerprint(), "cells": {}}
+    state = state_of(options.output)
     if options.table:
         sys.stdout.write(table(state) + "\n")
         return

@@ -11,6 +11,7 @@ from compressor.models.families import ARCHITECTURES as ARCHITECTURES
 from compressor.models.structure import Structure
 from compressor.models.tables import DECODER_INPUT as DECODER_INPUT
 from compressor.models.tables import Architecture as Architecture
+from compressor.models.tables import StackTable as StackTable
 from compressor.models.tables import SubLayerTable as SubLayerTable
 from compressor.models.tables import module_at as module_at
 from compressor.schema import suggest

@@ -11,7 +11,13 @@ from compressor.errors import UserError
 from compressor.executors import ExecutorKeys, check_executor
 from compressor.models.architecture import architecture_of, structure_of
 from compressor.pruning.base import Context, Pruned, Pruner, Target, members_of
-from compressor.pruning.greedy.search import FullSearch, ScreenedSearch, Search, greedy_order
+from compressor.pruning.greedy.search import (
+    FullSearch,
+    ScreenedSearch,
+    Search,
+    candidates_trained,
+    greedy_order,
+)
 from compressor.pruning.greedy.sizes import fewest_for_time, latency_by_size, most_within_drop
 from compressor.pruning.layer_drop import counts_in, members_by_count, without
 from compressor.schema import TrainingKeys, json_of, training_keys
@@ -36,7 +42,8 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
     one: `from: model`) with these training keys; scores are rounded to three decimals and of equal ones the highest
     layer goes. `search: screened` is our own and much cheaper: it fine-tunes the whole model once, in each round
     drops every layer without training, gives only the `screen` best `short` of the epochs, each from where the last
-    round ended. Fine-tune the result afterwards. Where all layers are one (ALBERT), a round has one candidate.
+    round ended, and stops the half of them that is behind halfway. Fine-tune the result afterwards. Where all layers
+    are one (ALBERT), a round has one candidate.
 
     Example:
         - prune: {method: greedy, from: model, drop: [1, 2, 3], epochs: 3, learning_rate: 2.0e-5, batch_size: 32}
@@ -89,7 +96,9 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
         most = 1 if architecture_of(config).shares_layers else layers
         if self.search == "full":
             return self.training.epochs * sum(min(most, left) * (left - 1) / layers for left in rounds)
-        shares = sum(min(most, self.screen, left) * (left - 1) / layers for left in rounds)
+        shares = sum(
+            candidates_trained(min(most, self.screen, left)) * (left - 1) / layers for left in rounds
+        )
         return self.training.epochs * (1 + self.short * shares)
 
     def check(self, config: PretrainedConfig) -> None:

@@ -19,6 +19,8 @@ DECIMALS = 3
 """Scores are compared rounded, as published."""
 Round = tuple[int, float]
 """The layer that goes, and the score without it."""
+Candidate = Sequence[int]
+"""The layers that are gone, the one of this round last."""
 
 
 def greedy_order(
@@ -92,7 +94,10 @@ class FullSearch(Search):
 
 @dataclass
 class ScreenedSearch(Search):
-    """The whole model is fine-tuned once; the best candidates of a round, dropped untrained, go on from the last."""
+    """The whole model is fine-tuned once; the best candidates of a round, dropped untrained, go on from the last.
+
+    Half of them stop halfway, those behind: a round of successive halving (Jamieson, Talwalkar 2016).
+    """
 
     screen: int = 2
     short: float = 0.25
@@ -103,19 +108,31 @@ class ScreenedSearch(Search):
         return round(self.memo.scores[name_of([])], DECIMALS)
 
     def tried(self, gone: list[int]) -> dict[int, float]:
-        """The few candidates of a round that are trained."""
+        """The few candidates of a round that are trained to the end."""
         left = self.candidates(gone)
         size = min(self.screen, len(left))
-        self.epochs += size * self.short * self.training.epochs + (0 if gone else self.training.epochs)
-        chosen = [layer for layer in left if name_of([*gone, layer]) in self.memo.scores]
+        self.epochs += candidates_trained(size) * self.short * self.training.epochs
+        self.epochs += 0 if gone else self.training.epochs
+        chosen = [layer for layer in left if name_of([*gone, layer]) in self.halfway.scores]
         if len(chosen) < size:
             chosen = self._screened(gone, left)[:size]
-        budget = self.training.model_copy(update={"epochs": self.training.epochs * self.short})
-        do = partial(train_shortly, budget, self._models, self.layers)
         candidates = [[*gone, layer] for layer in chosen]
-        scores = self.memo.scores_of(candidates, lambda new: self.context.each(do, new, self.where))
-        self._forget(candidates, scores)
-        return dict(zip(chosen, scores, strict=True))
+        ahead = best_first(self._trained(candidates, self.halfway))[: surviving(size)]
+        scores = self._trained(ahead, self.memo)
+        self._forget(candidates, best_first(scores)[0])
+        return {layer: scores[*before, layer] for *before, layer in ahead}
+
+    @cached_property
+    def halfway(self) -> Memo:
+        """Scores of candidates after half of their training."""
+        return Memo(self.folder / "halfway.json", self.context.is_main)
+
+    def _trained(self, candidates: Sequence[Candidate], memo: Memo) -> dict[tuple[int, ...], float]:
+        """Scores of candidates after the half of their training that `memo` is of; their models are kept."""
+        half = self.training.model_copy(update={"epochs": self.training.epochs * self.short / 2})
+        do = partial(train_shortly, half, self._models, self.layers, memo is self.halfway)
+        scores = memo.scores_of(candidates, lambda new: self.context.each(do, new, self.where))
+        return dict(zip(map(tuple, candidates), scores, strict=True))
 
     @property
     def _models(self) -> Path:
@@ -146,15 +163,28 @@ class ScreenedSearch(Search):
                 untrained[layer] = self.context.score(model)
         return sorted(left, key=lambda layer: (-untrained[layer], -layer))
 
-    def _forget(self, candidates: list[list[int]], scores: list[float]) -> None:
+    def _forget(self, candidates: list[list[int]], best: Candidate) -> None:
         """Of a round that is over only the winner's model is kept: the next one goes on from it."""
-        _, _, best = max(
-            (round(score, DECIMALS), gone[-1], gone) for gone, score in zip(candidates, scores, strict=True)
-        )
-        if self.context.is_main and (self._models / name_of(best)).is_dir():
-            for gone in [*candidates, best[:-1]]:
-                if gone != best:
-                    shutil.rmtree(self._models / name_of(gone), ignore_errors=True)
+        if not self.context.is_main or not (self._models / name_of(best)).is_dir():
+            return
+        others = [name_of(gone) for gone in [*candidates, list(best[:-1])] if name_of(gone) != name_of(best)]
+        for name in [*others, *(halfway_of(name_of(gone)) for gone in candidates)]:
+            shutil.rmtree(self._models / name, ignore_errors=True)
+
+
+def surviving(candidates: int) -> int:
+    """How many of so many candidates are trained to the end."""
+    return (candidates + 1) // 2
+
+
+def candidates_trained(candidates: int) -> float:
+    """To how many candidates, trained to the end, the training of a round amounts."""
+    return (candidates + surviving(candidates)) / 2
+
+
+def best_first(scores: Mapping[tuple[int, ...], float]) -> list[tuple[int, ...]]:
+    """Candidates by their rounded score; of equal ones that whose last layer is highest comes first."""
+    return sorted(scores, key=lambda gone: (-round(scores[gone], DECIMALS), -gone[-1]))
 
 
 def train_fully(training: TrainingKeys, context: Context, gone: Sequence[int]) -> float:
@@ -172,23 +202,33 @@ def train_fully(training: TrainingKeys, context: Context, gone: Sequence[int]) -
 
 
 def train_shortly(
-    training: TrainingKeys, models: Path, layers: int, context: Context, gone: Sequence[int]
+    training: TrainingKeys, models: Path, layers: int, begins: bool, context: Context, gone: Candidate
 ) -> float:
-    """The score of the last round's winner without one more layer, trained on; its model is kept in `models`."""
+    """The score of a candidate after one half of its short training; its model is kept in `models`.
+
+    It `begins` as the last round's winner without one more layer, and goes on from where it was halfway.
+    """
     from compressor.models import checkpoint
     from compressor.models.architecture import structure_of
     from compressor.models.slicing import slice_model
 
     *before, layer = gone
-    model = checkpoint.load(models / name_of(before))
-    place = left_of(layers, before).index(layer)
-    small = slice_model(model, without(structure_of(model), [place]))
-    name = f"screened-{name_of(gone)}"
-    context.train(small, training, name=name)
-    context.once(models / name_of(gone), partial(_save, small))
-    score = context.score(small)
-    context.forget(name)
+    if begins:
+        whole = checkpoint.load(models / name_of(before))
+        model = slice_model(whole, without(structure_of(whole), [left_of(layers, before).index(layer)]))
+        kept = halfway_of(name_of(gone))
+    else:
+        model, kept = checkpoint.load(models / halfway_of(name_of(gone))), name_of(gone)
+    context.train(model, training, name=f"screened-{kept}")
+    context.once(models / kept, partial(_save, model))
+    score = context.score(model)
+    context.forget(f"screened-{kept}")
     return score
+
+
+def halfway_of(name: str) -> str:
+    """The folder of a candidate's model after half of its training."""
+    return f"{name}-halfway"
 
 
 def _save(model: object, folder: Path) -> None:

@@ -38,6 +38,14 @@ def open_model(model: Path) -> Runnable:
     return open_graph(file.parent, file.name)
 
 
+def open_graphs(folder: Path) -> dict[str, Runnable]:
+    """The graphs of a folder by their files, each ready to run once; what writes text is one, by its decoder's."""
+    writing = [part.graph for part in parts_of(folder) if part.tokens]
+    if writing:
+        return {writing[0]: open_model(folder)}
+    return {name: open_graph(folder, name) for name in graphs_of(folder)}
+
+
 def open_graph(folder: Path, name: str) -> Runnable:
     """A graph of a folder; one that hands on what it remembers begins as the folder says."""
     graph, stored = OnnxModel(folder / name), folder / STATE_FILE

@@ -10,8 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from compressor import __version__
 from compressor.errors import GateError, UserError
 from compressor.files import appearing, digest, json_text, read_json, sha256, write_json
@@ -22,6 +20,7 @@ from compressor.report.markdown import public
 from compressor.serve import triton
 from compressor.signing import SIGNATURE, check_signature
 from compressor.stages.base import Data, open_tokenizer
+from compressor.stages.sample import SAMPLE, SAMPLE_ROWS, replay, write_sample
 from compressor.tasks.schema import STREAMED
 
 if TYPE_CHECKING:
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
     from compressor.tasks.base import Task
 
 MANIFEST = "manifest.json"
-SAMPLE = "sample.npz"
-SAMPLE_ROWS = 8
-SAMPLE_TOKENS = 2
 SCHEMA_VERSION = 1
 TOLERANCE = {"fp32": 1e-3, "fp16": 0.05, "int8": 0.5}
 """Largest difference of a sample's logit on another machine; int8 sums saturate on CPUs without VNNI.
@@ -64,7 +60,7 @@ def package(
         for file in sorted(source.iterdir()):
             if file.is_file() and file.name != "stage.json":
                 _link(file, folder / file.name)
-        largest = _write_sample(folder, data)
+        largest = write_sample(folder, data)
         manifest = _manifest(results, variant, folder, data, model)
         manifest["sample"]["tolerance"] *= min(1.0, largest)
         (folder / "README.md").write_text(model_card(results, variant, manifest), encoding="utf-8")
@@ -114,7 +110,7 @@ def verify(artifact: Path, public_key: Path | None = None) -> dict[str, Any]:
     if public_key is not None:
         check_signature(artifact, public_key)
     try:
-        worst = _replay(artifact)
+        worst = replay(artifact)
     except Exception as error:  # of numpy, onnxruntime or zipfile
         raise GateError(f"the sample stored in {artifact} cannot be replayed: {error}") from error
     if not worst <= tolerance:
@@ -142,37 +138,6 @@ def _check_files(artifact: Path, hashes: dict[str, str]) -> None:
             )
     if extra := there - set(hashes):
         raise GateError(f"{artifact} holds files the manifest does not name: {', '.join(sorted(extra))}")
-
-
-def _replay(artifact: Path) -> float:
-    """Largest difference between the stored outputs of the sample and the model's outputs here."""
-    from compressor.onnx.runtime import open_model
-
-    model = open_model(artifact)
-    with np.load(artifact / SAMPLE, allow_pickle=False) as stored:
-        outputs = model({name: stored[f"input.{name}"] for name in model.inputs})
-        return max(float(np.abs(values - stored[f"output.{name}"]).max()) for name, values in outputs.items())
-
-
-def _write_sample(folder: Path, data: Data) -> float:
-    """Keep a few real inputs with the outputs they gave here; returns the largest of these, without its sign."""
-    from compressor.models.architecture import DECODER_INPUT
-    from compressor.onnx.runtime import open_model
-
-    task = data.task
-    tokenizer = open_tokenizer(folder, data.kind)
-    features = task.features(task.examples.validation.head(SAMPLE_ROWS), tokenizer)
-    model = open_model(folder)
-    rows = [{k: v for k, v in row.items() if k in model.inputs} for row in features][:SAMPLE_ROWS]
-    if task.writes:  # beginnings of summaries, to write on
-        beginnings = [row["labels"][:SAMPLE_TOKENS] for row in features]
-        rows = [row | {DECODER_INPUT: begun} for row, begun in zip(rows, beginnings, strict=False)]
-    inputs = {k: v.numpy() for k, v in task.collate(tokenizer)(rows).items()}
-    arrays = {f"input.{k}": v for k, v in inputs.items()}
-    outputs = model(inputs)
-    arrays |= {f"output.{k}": v for k, v in outputs.items()}
-    np.savez(folder / SAMPLE, **arrays)  # type: ignore[arg-type]
-    return max(float(np.abs(values).max()) for values in outputs.values())
 
 
 def _manifest(results: dict[str, Any], variant: str, folder: Path, data: Data, model: Any) -> dict[str, Any]:

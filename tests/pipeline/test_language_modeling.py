@@ -1,10 +1,12 @@
 """Language models from text to an artifact that streams: GPT-2 and the All-attention Transformer."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 import transformers
@@ -13,6 +15,7 @@ from compressor.models import checkpoint
 from compressor.project import Project
 from compressor.recipe import load_recipe
 from compressor.stages.evaluate import evaluate_onnx
+from compressor.stages.sample import replay
 from compressor.views.evaluate import evaluate_torch
 from tests.pipeline.served import serve
 from tests.pipeline.test_all_attention import write_text_recipe
@@ -78,6 +81,18 @@ def assert_it_serves(recipe: Path, output: Path, variant: str = "pruned_fp32") -
     assert one["continuation"]
 
 
+def assert_its_sample_tells(artifact: Path, altered: Path) -> None:
+    """Of every graph of the artifact whether it is another one."""
+    assert replay(artifact) < 1e-6
+    for name in ("model.onnx", "scores.onnx"):
+        shutil.copytree(artifact, altered, dirs_exist_ok=True)
+        model = onnx.load(artifact / name)
+        norm = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("ln_f.bias"))
+        norm.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(norm) + 0.1, norm.name))
+        onnx.save(model, altered / name)
+        assert replay(altered) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("prune", "export"),
     [
@@ -103,6 +118,7 @@ def test_gpt2(prune: str, export: str, tmp_path: Path) -> None:
     assert "%" not in next(line for line in printed.splitlines() if line.startswith("pruned_fp32"))
     for variant in results["variants"]:
         assert_it_serves(recipe, output, variant)
+    assert_its_sample_tells(output / "artifacts" / "pruned_fp32", tmp_path / "altered")
     if "layer-drop" in prune:
         plain = transformers.AutoModelForCausalLM.from_pretrained(output / "finetune-2")
         assert len(plain.transformer.h) == 2

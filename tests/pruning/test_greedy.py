@@ -357,7 +357,10 @@ def test_keys_that_do_not_fit_together(given: dict[str, Any], words: str) -> Non
 
 @pytest.mark.parametrize(
     ("given", "epochs"),
-    [({}, 3 * (3 * 2 / 3 + 2 * 1 / 3)), ({"search": "screened"}, 3 * (1 + 0.25 * (1.5 * 2 / 3 + 1.5 * 1 / 3)))],
+    [
+        ({}, 3 * (3 * 2 / 3 + 2 * 1 / 3)),
+        ({"search": "screened"}, 3 * (1 + 0.25 * (1.5 * 2 / 3 + 1.5 * 1 / 3))),
+    ],
 )
 def test_a_plan_counts_every_training(given: dict[str, Any], epochs: float) -> None:
     assert keys(**given).effort(tiny_model("bert").config) == pytest.approx(epochs)

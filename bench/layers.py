@@ -70,6 +70,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train", required=True, help="training file")
     parser.add_argument("--validation", required=True, help="validation file; it decides about nothing")
     parser.add_argument("--rows", type=int, help="training rows; by default the task's")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--budget", type=float, metavar="MINUTES", default=120.0)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "layers")
@@ -116,7 +117,7 @@ def wanted(state: Json, run: str) -> list[str]:
 def recipe(options: argparse.Namespace, seed: int, prune: Json) -> Json:
     """The chain with this `prune`; all recipes of a task and seed share a folder, and so the dense model."""
     task = TASKS[options.task]
-    training = {"epochs": task["epochs"], **TRAINING}
+    training = {"epochs": task["epochs"], "precision": options.precision, **TRAINING}
     return {
         "name": f"layers-{options.task}",
         "model": options.model,
@@ -139,7 +140,7 @@ def recipe(options: argparse.Namespace, seed: int, prune: Json) -> Json:
     }
 
 
-def pruning(task: str, strategy: str) -> Json:
+def pruning(task: str, strategy: str, precision: str = "fp32") -> Json:
     """The `prune` stage by which a strategy chooses; ids of their own, so that a search is not disturbed."""
     kind, _, search = strategy.partition(" ")
     if search:
@@ -148,6 +149,7 @@ def pruning(task: str, strategy: str) -> Json:
             "from": "model",
             "search": search,
             "epochs": TASKS[task]["epochs"],
+            "precision": precision,
             **TRAINING,
         }
     else:
@@ -161,7 +163,7 @@ def pruning(task: str, strategy: str) -> Json:
 
 def choose(options: argparse.Namespace, seed: int, strategy: str, seconds: float) -> Json | None:
     """The layers that a strategy drops, by how many, and what finding them took."""
-    keys = pruning(options.task, strategy)
+    keys = pruning(options.task, strategy, options.precision)
     output = run(options, seed, keys, partial(until, stage=keys["id"]), seconds)
     if output is None:
         return None
@@ -308,8 +310,9 @@ def public_command(options: argparse.Namespace) -> str:
     """The command without anybody's folders."""
     rows = f" --rows {options.rows}" if options.rows else ""
     seeds = " ".join(str(seed) for seed in options.seeds)
+    precision = "" if options.precision == "fp32" else f" --precision {options.precision}"
     data = "--model .../minilm-l6-h384 --train ... --validation ..."
-    return f"python bench/layers.py --task {options.task}{rows} --seeds {seeds} {data}"
+    return f"python bench/layers.py --task {options.task}{rows}{precision} --seeds {seeds} {data}"
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ def arguments(name: str, description: str | None, tasks: Collection[str]) -> arg
     parser.add_argument("--train", help="training file; by default the recipe's hub data set")
     parser.add_argument("--validation")
     parser.add_argument("--rows", type=int, help="training rows; by default the recipe's limit")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of training")
     parser.add_argument("--budget", type=float, metavar="MINUTES", default=120.0)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / name)
     parser.add_argument("--output", type=Path, default=RESULTS / f"{name}.json")
@@ -47,6 +48,8 @@ def shipped(recipe: str, options: argparse.Namespace) -> Json:
     made["task"]["dataset"] = data_keys(options, made["task"]["dataset"])
     if options.rows:
         made["task"]["limit"]["train"] = options.rows
+    for keys in (keys for stage in made["stages"] for keys in stage.values() if "epochs" in keys):
+        keys["precision"] = options.precision
     return made
 
 
@@ -142,8 +145,9 @@ def table(state: Json, also: Collection[str] = (), densities: Mapping[str, str] 
 def on_minilm(bench: str, options: argparse.Namespace) -> str:
     """The public command of a bench with these options."""
     rows = f" --rows {options.rows}" if options.rows else ""
+    precision = "" if options.precision == "fp32" else f" --precision {options.precision}"
     data = "--model .../minilm-l6-h384 --train ... --validation ..."
-    return public_command(bench, f"--task {options.task}{rows} {data}")
+    return public_command(bench, f"--task {options.task}{rows}{precision} {data}")
 
 
 def _units(sub_layer: Any) -> int:

@@ -150,6 +150,7 @@ def options(tmp_path: Path, **changes: Any) -> argparse.Namespace:
         "train": "t.tsv",
         "validation": "v.tsv",
         "rows": None,
+        "precision": "fp32",
         "seeds": [42],
     }
     return argparse.Namespace(**given | {"runs": tmp_path, "output": tmp_path / "out.json"} | changes)

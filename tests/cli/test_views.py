@@ -236,6 +236,11 @@ def test_doctor_says_what_int8_will_do(isa, says):
     assert doctor.int8_here(isa).startswith(says) or says in doctor.int8_here(isa)
 
 
+def test_doctor_says_where_training_in_bf16_pays() -> None:
+    assert doctor.training_here(["avx2", "avx512_bf16"]).endswith("is faster here (avx512_bf16)")
+    assert doctor.training_here(["avx2", "avx512f"]).endswith("is no faster here")
+
+
 def test_doctor_finds_what_is_missing(monkeypatch):
     for name in doctor.FOLDERS:
         monkeypatch.delenv(name, raising=False)

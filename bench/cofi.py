@@ -2,19 +2,23 @@
 
     python -m bench.cofi --task sst2 --model FOLDER --train train.tsv --validation dev.tsv --budget 120
     python -m bench.cofi --table
+    python -m bench.cofi --plot bench/results/cofi.svg
 
 The ladder is one run of `recipes/minilm_<task>_cofi.yaml` with several targets; each member's minutes are its share
 of the gates' training and its own recovery. Then layers are dropped and the rest fine-tuned with the same teacher and
-losses, for about as many minutes. All share one folder and so the teacher. `block_pruning.json` has block pruning's
-figures.
+losses, for about as many minutes. All share one folder and so the teacher. The plot also shows block pruning, from
+`block_pruning.json`.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from bench import runs
+from bench.plot import save_plot
 from bench.runs import Json
 from compressor.files import write_json
 
@@ -25,8 +29,14 @@ LAYERS = 6
 
 
 def main() -> None:
-    options = runs.arguments(NAME, __doc__, SPARSITIES).parse_args()
+    parser = runs.arguments(NAME, __doc__, SPARSITIES)
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw what was measured")
+    options = parser.parse_args()
     state = runs.state_of(options.output)
+    if options.plot:
+        others = runs.state_of(runs.RESULTS / "block_pruning.json")
+        save_plot(*curves(state, others, options.task), options.plot)
+        return
     if options.table:
         sys.stdout.write(runs.table(state) + "\n")
         return
@@ -52,6 +62,37 @@ def main() -> None:
         write_json(options.output, state)
     missing = ["ladder" if drop is None else f"drop {drop}" for drop in lacking(state, options.task)]
     print("missing:", ", ".join(missing) or "nothing")
+
+
+def curves(state: Json, others: Json, task: str) -> tuple[Any, str, str, str]:
+    """What to plot of a task: speedup of the fp32 file and points lost, by CoFi, by dropped layers, by blocks."""
+    mine = [cell for cell in state["cells"].values() if cell["task"] == task]
+    kinds = {
+        "CoFi": [cell for cell in mine if "sparsity" in cell["kind"]],
+        "layers dropped": [cell for cell in mine if "drop" in cell["kind"]],
+        "block pruning": [
+            cell for cell in others["cells"].values() if (cell["task"], cell["kind"]) == (task, "hybrid")
+        ],
+    }
+    series = {
+        f"{name} ({minutes_text(cells)})": [(cell["speedup"]["fp32"][0], lost(cell)) for cell in cells]
+        for name, cells in kinds.items()
+        if cells
+    }
+    metric, dense = mine[0]["metric"], 100 * mine[0]["dense"]
+    return series, f"{task}, {metric} {dense:.1f} with all", "times faster, fp32, 128 tokens", "points lost"
+
+
+def lost(cell: Json) -> Json:
+    """The metric's drop in points."""
+    drop = cell["metric_drop"]["fp32"]
+    return {"value": 100 * drop["value"], "ci95": [100 * end for end in drop["ci95"]]}
+
+
+def minutes_text(cells: list[Json]) -> str:
+    """`4 to 6 min each`."""
+    minutes = sorted(round(sum(cell["minutes"].values())) for cell in cells)
+    return f"{minutes[0]} to {minutes[-1]} min each"
 
 
 def lacking(state: Json, task: str) -> Iterator[int | None]:

@@ -1,8 +1,8 @@
 """Which layers to drop: every strategy for one, two and three layers of MiniLM, and the greedy search in both forms.
 
     python bench/layers.py --task mrpc --model FOLDER --train train.tsv --validation dev.tsv --budget 240
-    python bench/layers_table.py                        # what was measured, and what it shows
-    python bench/layers_table.py --plot bench/results/layers.svg
+    python -m bench.layers_table                        # what was measured, and what it shows
+    python -m bench.layers_table --plot bench/results/layers.svg
 
 For every task and seed first each strategy chooses (measures see the pretrained model, `metric` the fine-tuned one,
 the searches train as they do in a recipe), then every set of layers that any of them chose is dropped from the

@@ -1,7 +1,7 @@
-"""What `bench/layers.py` measured: a table, a plot, and whether the searches are worth their cost.
+"""What `bench.layers` measured: a table, a plot, and whether the searches are worth their cost.
 
-python bench/layers_table.py
-python bench/layers_table.py --plot bench/results/layers.svg
+python -m bench.layers_table
+python -m bench.layers_table --plot bench/results/layers.svg
 """
 
 import argparse
@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from bench.plot import SETTINGS
 from compressor.benchmark.statistics import paired_interval
 from compressor.files import read_json
 from compressor.report.fields import MISSING, fixed, speedup_text
@@ -263,16 +264,6 @@ def half_is_fast(state: Json) -> list[str]:
 
 # The plot
 
-SETTINGS = {
-    "font.size": 9,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "layers",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "axes.axisbelow": True,
-}
 COLOURS = {FULL: "#d55e00", SCREENED: "#0072b2"}
 MARKS = "o^vsD<>Pp*Xh"
 """The searches are coloured (told apart by the colour-blind), the rest is grey and told apart by its marks."""

@@ -12,7 +12,7 @@ import psutil
 from rich.console import RenderableType
 from rich.text import Text
 
-from compressor.benchmark.machine import busy, disturbance, fingerprint
+from compressor.benchmark.machine import bf16_sets, busy, disturbance, fingerprint
 from compressor.onnx.presets import preset_for
 from compressor.plan import free_disk
 from compressor.report.fields import listed
@@ -21,8 +21,6 @@ from compressor.tables import facts
 REQUIRED = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "datasets", "accelerate")
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 FOLDERS = ("COMPRESSOR_DATA", "COMPRESSOR_MODELS", "HF_HOME")
-BF16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""Instruction sets of x86 and Arm that multiply bf16."""
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
@@ -42,7 +40,7 @@ def doctor_view() -> list[RenderableType]:
             ("memory", _free(psutil.virtual_memory().available, machine["memory_bytes"])),
             ("disk here", f"{free_disk(Path.cwd()) / 1e9:.1f} GB free"),
             ("onnxruntime runs on", listed(providers) or "nothing"),
-            ("torch trains on", listed(gpus) or f"the CPU (no CUDA); {training_here(machine['isa'])}"),
+            ("torch trains on", listed(gpus) or f"the CPU (no CUDA); {training_here(bf16_sets())}"),
             ("right now", f"not quiet: {seen}" if seen else "quiet, timings can be trusted"),
         ],
         "folders": [(name, _folder(name)) for name in FOLDERS]
@@ -61,12 +59,10 @@ def int8_here(isa: Collection[str]) -> str:
     return f"{preset.name}: {preset.effect}"
 
 
-def training_here(isa: Collection[str]) -> str:
-    """What the instruction sets mean for training on this CPU."""
-    found = [name for name in BF16 if name in isa]
-    if found:
-        return f"`precision: bf16` in a stage that trains is faster here ({listed(found)})"
-    return "`precision: bf16` in a stage that trains is no faster here"
+def training_here(sets: Collection[str]) -> str:
+    """What the instruction sets for bf16 mean for training on this CPU."""
+    how = f"faster here ({listed(sets)})" if sets else "no faster here"
+    return f"`precision: bf16` in a stage that trains is {how}"
 
 
 def missing(packages: Collection[str], providers: Collection[str], gpus: Collection[str]) -> list[str]:

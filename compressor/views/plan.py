@@ -47,14 +47,15 @@ def _time(seconds: float | None) -> str:
 def _needs(plan: dict[str, Any]) -> list[tuple[str, object]]:
     rows, seconds = plan["rows"], [row["seconds"] for row in plan["stages"] if not row["cached"]]
     left = None if None in seconds else sum(seconds)
-    cores = usable_cores()
+    how = "" if left is None else f" on {usable_cores()} cores; measuring comes on top"
+    faster = "; `precision: bf16` in stages that train is faster on this CPU" if plan["bf16"] else ""
     return [
         ("model", _shapes(plan["sizes"])),
         ("parameters", UNKNOWN if plan["parameters"] is None else count_text(plan["parameters"])),
         ("rows", listed(f"{name} {count:,}" for name, count in rows.items()) if rows else UNKNOWN),
         ("baseline", plan["baseline"]),
         ("measured", listed(plan["variants"])),
-        ("training", _time(left) + ("" if left is None else f" on {cores} cores; measuring comes on top")),
+        ("training", _time(left) + how + faster),
         ("disk", _room(plan["disk_bytes"], free_disk(Path(plan["output"]).absolute()), "")),
         ("memory", _room(plan["memory_bytes"], psutil.virtual_memory().available, " and activations")),
     ]

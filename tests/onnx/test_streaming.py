@@ -8,6 +8,8 @@ import onnx
 import pytest
 import torch
 
+from compressor.benchmark.harness import measure
+from compressor.cell import Cell
 from compressor.errors import GateError
 from compressor.models.architecture import structure_of
 from compressor.models.slicing import slice_model
@@ -165,3 +167,21 @@ def test_int8_takes_tied_tables_that_a_softmax_reads_backwards(tmp_path: Path) -
     feed["memory"] = initial_state(model, "hidden", 2)["memory"].numpy()
     one, other = (OnnxModel(tmp_path / name)(feed)["losses"] for name in (SCORES_FILE, "int8.onnx"))
     assert 0 < np.abs(one - other).mean() < 0.1 * np.abs(one).mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_segment_takes_less_time_with_every_head_that_goes(family: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 128, "num_attention_heads": 8, "num_hidden_layers": 4, "memory_length": 64}
+    wide = {"persistent_vectors": 512} if family == "all-attention" else {"intermediate_size": 512}
+    model = tiny_decoder(family, **sizes, **wide)
+    for heads in (8, 4, 1):
+        kept = {("decoder", layer, "attention"): SubLayer(tuple(range(heads))) for layer in range(4)}
+        small = slice_model(model, structure_of(model).keeping(kept))
+        export_model(small, TASK, 18, tmp_path / str(heads))
+    cell = Cell("cpu", 1, 1, 64, "segment")
+    folders = {heads: tmp_path / heads for heads in ("8", "4", "1")}
+    found = measure(folders, [cell], reference="8", seconds=0.5, processes=3)
+    half, least = (found.speedup[heads][0] for heads in ("4", "1"))
+    assert half["ci95"][0] > 1
+    assert half["ci95"][1] < least["ci95"][0]

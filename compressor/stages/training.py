@@ -398,12 +398,11 @@ def _content(features: Any) -> str:
 def _teacher(work: Work, distill: Distill) -> tuple[Any, Callable[[], PreTrainedModel]]:
     """What identifies the teacher's content, and a function that opens it."""
     from compressor.models import checkpoint
-    from compressor.models.source import folder_of, model_content
+    from compressor.models.source import model_content
 
     task = work.data.task
     if isinstance(distill.teacher, str):
         folder = work.folder_of(distill.teacher)
-        _same_vocabulary(work, folder)
         return sha256(folder), lambda: checkpoint.load(folder, task.auto_class)
     assert isinstance(distill.teacher, TeacherModel)
     name = distill.teacher.model
@@ -414,15 +413,4 @@ def _teacher(work: Work, distill: Distill) -> tuple[Any, Callable[[], PreTrained
             raise UserError(f"the teacher '{name}' has no head trained for this task and these labels")
         return model
 
-    _same_vocabulary(work, folder_of(name) or name)
     return model_content(name), open_teacher
-
-
-def _same_vocabulary(work: Work, teacher: Path | str) -> None:
-    from transformers import AutoTokenizer
-
-    theirs = AutoTokenizer.from_pretrained(teacher, trust_remote_code=False).get_vocab()
-    if theirs != work.tokenizer().get_vocab():
-        raise UserError(
-            f"the teacher {teacher} has another vocabulary than the student: their logits don't match"
-        )

@@ -78,7 +78,7 @@ def run_stage(project: Project, node: Node) -> dict[str, Any]:
             "files": files,
         }
         write_json(folder / RECORD, record)
-    shutil.rmtree(work.scratch, ignore_errors=True)
+    project.forget(node)
     project.display.line(f"{node.name}: {record['seconds']:.0f} s{_news(info)}")
     return record | {"cached": False}
 

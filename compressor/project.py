@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,8 @@ from compressor.stages.open import OpenModel
 RECORD = "stage.json"
 SCRATCH = "work"
 SHARED = "shared"
+KEY = 12
+"""Digits of a node's key in the name of its scratch folder."""
 
 
 @dataclass
@@ -99,9 +102,14 @@ class Project:
             return None
         return stored if whole else None
 
+    def forget(self, node: Node) -> None:
+        """Remove what a node that is done worked with, under earlier keys too."""
+        for folder in (self.output / SCRATCH).glob(f"{_slug(node)}-{'[0-9a-f]' * KEY}"):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def work(self, node: Node, folder: Path, progress: Progress, rank: int = 0) -> Work:
         """Everything `node` needs to run into `folder`."""
-        scratch = self.output / SCRATCH / f"{node.name.replace('/', '.')}-{self.keys[node.name][:12]}"
+        scratch = self.output / SCRATCH / f"{_slug(node)}-{self.keys[node.name][:KEY]}"
         scratch.mkdir(parents=True, exist_ok=True)
         (self.output / SHARED).mkdir(exist_ok=True)
         return Work(
@@ -120,6 +128,11 @@ class Project:
             rank=rank,
             origin=self.origin(node),
         )
+
+
+def _slug(node: Node) -> str:
+    """Its name as a folder's."""
+    return node.name.replace("/", ".")
 
 
 def outside_teacher(stage: Stage) -> str | None:

@@ -114,3 +114,15 @@ def test_metrics_never_stand_beside_other_predictions(
     data: Any = SimpleNamespace()
     with pytest.raises(KeyboardInterrupt):
         evaluate.measure_accuracy(data, tmp_path, tmp_path, "new", lambda *_: None)
+
+
+def test_what_a_finished_stage_worked_with_is_removed_under_earlier_keys_too(recipe: Path) -> None:
+    project = Project(load_recipe(recipe), recipe.parent / "run")
+    work = project.output / "work"
+    node = project.chain.node("export/tuned")
+    now = f"export.tuned-{project.keys[node.name][:12]}"
+    others = ["export.dense-" + 12 * "a", "export.tuned-2-" + 12 * "a"]
+    for name in (now, "export.tuned-" + 12 * "0", *others):
+        (work / name).mkdir(parents=True)
+    project.forget(node)
+    assert sorted(path.name for path in work.iterdir()) == sorted(others)

@@ -9,11 +9,11 @@ from compressor.errors import UserError
 from compressor.files import digest
 from compressor.models.slicing import slice_model
 from compressor.models.structure import Structure
+from compressor.pruning.aim import aim
 from compressor.pruning.base import Context, Timing, members_of
 from compressor.pruning.cofi.training import CofiPart
 from compressor.pruning.cofi.values import Constraint, ParameterShare, TimeShare, Values
-from compressor.pruning.speed.aim import aim
-from compressor.pruning.speed.goal import Goal
+from compressor.pruning.goal import Goal
 
 if TYPE_CHECKING:
     from compressor.pruning.cofi import Cofi

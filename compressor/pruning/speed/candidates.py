@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 
 from compressor.files import digest
+from compressor.pruning.aim import Attempt, aim
 from compressor.pruning.base import LatencyTable, Precision, Timing
-from compressor.pruning.speed.aim import Attempt, aim
-from compressor.pruning.speed.goal import Goal
+from compressor.pruning.goal import Goal
 from compressor.pruning.speed.origin import Origin
 from compressor.pruning.speed.places import Choice
 from compressor.pruning.speed.search import Array, Menu, choose, refine

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressor.errors import GateError, UserError
+from compressor.pruning.aim import Attempt
 from compressor.pruning.base import Timing
-from compressor.pruning.speed.aim import Attempt
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ class Part:
     """One thing a model does, timed alone: a run of `graph`, or with `tokens` a whole generation of so many.
 
     `sizes` are those of the graph's named dimensions that are not batch and sequence length by their names:
-    `{"past_length": 30, "encoder_length": "sequence"}`. A generation runs all graphs of its folder (see
+    `{"past_length": 30, "encoder_length": "sequence"}`; its numbers of tokens are below `vocabulary`, where they tell
+    what is computed. A generation runs all graphs of its folder (see
     `serve.generation`); its `graph` is the one that makes tokens.
     """
 
@@ -37,6 +38,7 @@ class Part:
     graph: str
     sizes: Mapping[str, Size] = field(default_factory=dict)
     tokens: int = 0
+    vocabulary: int = 0
 
 
 WHOLE = Part(FORWARD, MODEL_FILE)

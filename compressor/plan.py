@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.models.architecture import architecture_of
-from compressor.models.source import NewModel, TrainTokenizer, folder_of
+from compressor.models.source import NewModel, folder_of, sized
 from compressor.models.structure import Structure
 from compressor.stages.chain import Node
 from compressor.tasks.schema import DatasetHub
@@ -27,20 +27,13 @@ BF16_GAIN = 2.0
 
 
 def parameters_of(config: PretrainedConfig) -> int:
-    """Parameters of the dense model, without making it."""
-    sizes = architecture_of(config).sizes(config)
-    positions = max(0, getattr(config, "max_position_embeddings", 0))
-    embedding = getattr(config, "embedding_size", sizes.hidden)
-    return (config.vocab_size + positions + 4) * embedding + Structure.dense(sizes).linear_weights()
+    """Parameters of the dense model but its head's, without any memory for them."""
+    import torch
+    from transformers import AutoModel
 
-
-def sized(source: Any) -> Any:
-    """The model to be, with the vocabulary that its tokenizer will be trained to."""
-    if isinstance(source, NewModel) and isinstance(source.tokenizer, TrainTokenizer):
-        return source.model_copy(
-            update={"config": source.config | {"vocab_size": source.tokenizer.vocab_size}}
-        )
-    return source
+    with torch.device("meta"):
+        count: int = AutoModel.from_config(config).num_parameters()
+    return count
 
 
 def disk_needed(project: Project, config: PretrainedConfig) -> int:

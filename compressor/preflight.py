@@ -12,13 +12,14 @@ from compressor.errors import RunError, UserError
 from compressor.executors import ExecutorKeys
 from compressor.models.architecture import ARCHITECTURES, architecture_of, structure_in
 from compressor.models.language import check_memory
-from compressor.models.source import ModelSource, NewModel, describe
+from compressor.models.source import ModelSource, NewModel, describe, sized
 from compressor.project import outside_teacher
 from compressor.stages.base import LOCK, MODEL, TEACHER
 from compressor.stages.chain import stage_ids
 from compressor.stages.export import Export
 from compressor.stages.prune import Prune
 from compressor.stages.quantize import Quantize
+from compressor.tasks.schema import STREAMED
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -37,7 +38,7 @@ def check_everything(project: Project) -> None:
 
     check_output(project.output)
     check_machine(project)
-    config = checkpoint.peek(project.recipe.model)
+    config = checkpoint.peek(sized(project.recipe.model))
     check_cut(project.recipe.model, config)
     stages = project.recipe.stages
     teachers = {name: checkpoint.peek(name) for stage in stages if (name := outside_teacher(stage))}
@@ -102,7 +103,9 @@ def check_kind(project: Project, name: str, config: PretrainedConfig) -> None:
         raise UserError(
             f"{task} needs {article} {wanted}; '{name}' is a {config.model_type} model (take one of {fit})"
         )
-    for stage in project.recipe.stages if project.data.kind.writes else ():
+    if not (project.data.kind.writes or task in STREAMED):
+        return
+    for stage in project.recipe.stages:
         if isinstance(stage, Quantize) and stage.mode in ("static", "auto"):
             raise UserError(
                 f"quantize: mode {stage.mode} is for models of one graph, not for {task}: take dynamic"
@@ -161,14 +164,16 @@ def check_machine(project: Project) -> None:
 
 
 def check_frozen(project: Project, config: PretrainedConfig) -> None:
-    """The model has the layers that are to be frozen."""
-    there = {layer.index for layer in structure_in(config).layers}
+    """The model has the layers that are to be frozen: of its first stack, which is the encoder where it has one."""
+    first = architecture_of(config).stacks[0].name
+    there = {layer.index for layer in structure_in(config).layers if layer.stack == first}
     stages = project.recipe.stages
     for name, stage in zip(stage_ids(stages), stages, strict=True):
         asked = stage.training.freeze_layers if stage.training else []
         if missing := [number for number in asked if number not in there]:
             raise UserError(
-                f"stages.{name}.freeze_layers: no layer {missing[0]}; this model has {min(there)} to {max(there)}"
+                f"stages.{name}.freeze_layers: no layer {missing[0]}; this model's {first} has {min(there)} to "
+                f"{max(there)}"
             )
 
 

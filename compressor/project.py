@@ -11,11 +11,14 @@ from typing import Any
 from compressor.display import Display
 from compressor.files import digest, stored_under
 from compressor.models.source import model_content
+from compressor.parts import Kind
 from compressor.recipe import Loaded, Recipe
 from compressor.schema import Progress, TeacherModel, json_of
 from compressor.stages.base import Data, Stage, Work
 from compressor.stages.chain import Chain, Node, build_chain
+from compressor.stages.export import Export
 from compressor.stages.open import OpenModel
+from compressor.stages.prune import Prune
 
 RECORD = "stage.json"
 SCRATCH = "work"
@@ -76,14 +79,26 @@ class Project:
             parts.append(model_content(teacher))
         if stage.uses_metric:
             parts.append(self.recipe.task.metric)
+        timed = isinstance(stage, Prune) and stage.target is not None and stage.target.timed
+        writes = self.recipe.task.generation
+        if writes and (stage.uses_metric or timed or isinstance(stage, Export)):
+            parts.append(json_of(writes))
+        if timed and self.memory:
+            parts.append(self.memory)
         return parts
+
+    @property
+    def memory(self) -> Kind | None:
+        """What exported language models hand on from run to run, as the recipe says."""
+        return next((stage.memory for stage in self.recipe.stages if isinstance(stage, Export)), None)
 
     @cached_property
     def training_data(self) -> Any:
-        """What training depends on in the task: all of it but how validation is scored."""
+        """What training depends on in the task: all of it but how validation is scored, and how text is written."""
         task = json_of(self.recipe.task)
         task["limit"] = {"train": task["limit"]["train"]}
         task.pop("metric")
+        task.pop("generation")
         return [task, self.data.kind.fingerprint(self.recipe.task)]
 
     def stage_names(self) -> list[str]:
@@ -127,6 +142,7 @@ class Project:
             processes=self.processes if node.stage.trains else 1,
             rank=rank,
             origin=self.origin(node),
+            memory=self.memory,
         )
 
 

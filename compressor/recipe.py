@@ -18,7 +18,7 @@ from compressor.models.source import ModelSource, NewModel, TrainTokenizer
 from compressor.parts import FORWARD
 from compressor.pruning.base import METHODS, Target, method_class
 from compressor.schema import Keys, suggest
-from compressor.stages.base import TEACHER, Stage
+from compressor.stages.base import MODEL, TEACHER, Stage
 from compressor.stages.chain import STAGES, Outline, Problem, build_chain, check_order, stage_ids
 from compressor.stages.prune import Prune
 from compressor.stages.quantize import Quantize
@@ -172,6 +172,8 @@ def _outline(verb: str, keys: dict[str, Any]) -> Outline:
     return Outline(verb, name, source, {key: other for key, other in named.items() if isinstance(other, str)})
 
 
+AIMED = frozenset({"operators", "per_channel", "reduce_range", "exclude"})
+"""Keys of `quantize` that make another int8 graph than the one a target is aimed with."""
 CLEARER = {
     "missing": "is missing",
     "model_type": "should be a mapping of keys",
@@ -245,6 +247,7 @@ def check_references(recipe: Recipe) -> Iterator[Problem]:
             goals = " or ".join(sorted(pruner.targets))
             yield ("target",), f"is missing: {pruner.method} needs a {goals} to aim at"
     yield from _check_precision(recipe)
+    yield from _check_families(recipe)
     if recipe.task.type in UNLABELLED:
         yield from _check_teachers(recipe)
     yield from _check_vocabulary(recipe)
@@ -274,19 +277,39 @@ def check_references(recipe: Recipe) -> Iterator[Problem]:
             yield ("gates", gate), UNJUDGED[gate]
 
 
+def _check_families(recipe: Recipe) -> Iterator[Problem]:
+    """No stage prunes several models at once, or learns from several."""
+    several, previous = {MODEL: False}, MODEL
+    for number, (stage, name) in enumerate(zip(recipe.stages, stage_ids(recipe.stages), strict=True)):
+        source = stage.source or previous
+        at = ("stages", number, stage.verb)
+        if isinstance(stage, Prune) and several[source]:
+            yield at, f"prunes one model, '{source}' makes several: give the pruning before it one value"
+        for key, other in stage.references.items():
+            if several.get(other):
+                yield (*at, *key), f"is one model, '{other}' makes several: give its pruning one value"
+        several[name] = several[source] or (isinstance(stage, Prune) and len(stage.members()) > 1)
+        previous = name
+
+
 def _check_precision(recipe: Recipe) -> Iterator[Problem]:
     """A target that is meant in another precision than fp32 is for who has tables of it, and the chain gets there."""
     asked = recipe.target.at.precision if recipe.target else "fp32"
     if asked == "fp32":
         return
-    at = ("target", "at", "precision")
-    pruners = [stage.pruner for stage in recipe.stages if isinstance(stage, Prune)]
-    others = [pruner.method for pruner in pruners if asked not in pruner.precisions]
+    here = ("target", "at", "precision")
+    aiming = [stage.pruner for stage in recipe.stages if isinstance(stage, Prune) and stage.target]
+    others = [pruner.method for pruner in aiming if asked not in pruner.precisions]
     if others:
-        yield at, f"{others[0]} times models in fp32 only; leave it out"
+        yield here, f"{others[0]} times models in fp32 only; leave it out"
     mode = {"int8": "dynamic", "auto": "auto"}[asked]
     if not any(isinstance(stage, Quantize) and stage.mode == mode for stage in recipe.stages):
-        yield at, f"{asked} is what `quantize: {{mode: {mode}}}` makes: end the chain with it"
+        yield here, f"{asked} is what `quantize: {{mode: {mode}}}` makes: end the chain with it"
+    for number, stage in enumerate(recipe.stages):
+        own = sorted(stage.model_fields_set & AIMED) if isinstance(stage, Quantize) else []
+        if own and asked == "int8":
+            at = ("stages", number, "quantize", own[0])
+            yield at, "is not what target.at.precision int8 aims with: leave it out"
 
 
 def _check_teachers(recipe: Recipe) -> Iterator[Problem]:

@@ -30,7 +30,7 @@ def generation_calls(
     generator = Generator(sessions, part.graph)
 
     def make(batch: int, sequence: int) -> tuple[Call, Call]:
-        inputs = random_inputs(generator.reader, batch, sequence, job.seed, job.overrides, part.sizes)
+        inputs = random_inputs(generator.reader, batch, sequence, job.seed, job.overrides, part)
         call = partial(generator.run_fixed, inputs, part.tokens)
         return call, call
 

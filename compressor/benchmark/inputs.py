@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 
 from compressor.errors import UserError
-from compressor.parts import Size
+from compressor.parts import WHOLE, Part, Size
 from compressor.schema import suggest
 
 DTYPES: dict[str, type[np.generic]] = {
@@ -51,13 +51,14 @@ def random_inputs(
     sequence: int,
     seed: int,
     overrides: Shapes | None = None,
-    sizes: Mapping[str, Size] | None = None,
+    part: Part = WHOLE,
 ) -> dict[str, np.ndarray]:
     """One array for each input of `session`, the same for the same seed.
 
     Ids lie inside the embedding they index; inputs named like masks are ones, token types zeros, positions
     count up; floats are N(0, 1). `overrides` gives the shape of an input whose dimensions say neither batch
-    nor sequence, `sizes` the lengths of named dimensions (see `parts.Part`). Raises UserError for a dimension
+    nor sequence, `part` the lengths of named dimensions. If it has a `vocabulary`, ids are as frequent as words of a
+    text, the first the most: one of twice the number is half as frequent (Zipf). Raises UserError for a dimension
     nobody gave, a fixed one that contradicts `batch` or `sequence`, a type that cannot be made up, and an override
     of an input the model lacks.
     """
@@ -70,13 +71,13 @@ def random_inputs(
     rng = np.random.default_rng(seed)
     arrays = {}
     for name, node in nodes.items():
-        shape = (overrides or {}).get(name) or _shape(node, batch, sequence, sizes or {})
-        arrays[name] = _values(name, shape, _dtype(node), rows.get(name, SMALL_IDS), rng)
+        shape = (overrides or {}).get(name) or _shape(node, batch, sequence, part.sizes)
+        arrays[name] = _values(name, shape, _dtype(node), rows.get(name, SMALL_IDS), part.vocabulary, rng)
     return arrays
 
 
 def _values(
-    name: str, shape: tuple[int, ...], dtype: type, rows: int, rng: np.random.Generator
+    name: str, shape: tuple[int, ...], dtype: type, rows: int, vocabulary: int, rng: np.random.Generator
 ) -> np.ndarray:
     if "mask" in name or dtype is np.bool_:
         return np.ones(shape, dtype)
@@ -86,6 +87,8 @@ def _values(
         return np.zeros(shape, dtype)
     if "position" in name:
         return np.broadcast_to(np.arange(shape[-1], dtype=dtype) % rows, shape).copy()
+    if vocabulary:
+        return ((vocabulary + 1) ** rng.random(shape) - 1).astype(dtype)
     return rng.integers(0, rows, shape).astype(dtype)
 
 

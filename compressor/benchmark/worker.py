@@ -102,7 +102,7 @@ def _opened(model: Path, job: Job, **options: bool) -> Callable[[int, int], tupl
     session = open_session(graph_file(model, part), job.provider, job.threads, **options)
 
     def make(batch: int, sequence: int) -> tuple[Call, Call]:
-        inputs = random_inputs(session, batch, sequence, job.seed, job.overrides, part.sizes)
+        inputs = random_inputs(session, batch, sequence, job.seed, job.overrides, part)
         return run_call(session, inputs, job.provider), host_call(session, inputs)
 
     return make

@@ -49,14 +49,14 @@ def check_memory(config: PretrainedConfig, kind: Kind | None) -> None:
     Raises:
         UserError: it cannot.
     """
+    if kind and type(config) not in AutoModelForLanguageModeling._model_mapping:
+        raise UserError(f"export: memory is for language models; {config.model_type} is none")
     if kind == "hidden" and not memory_length(config):
         raise UserError(
             f"export: {config.model_type} has no memory of hidden states; take cache, or leave it out"
         )
     if kind == "none" and memory_length(config):
         raise UserError(f"export: {config.model_type} was trained with a memory: take hidden or cache")
-    if kind and type(config) not in AutoModelForLanguageModeling._model_mapping:
-        raise UserError(f"export: memory is for language models; {config.model_type} is none")
 
 
 def memory_length(config: PretrainedConfig) -> int:

@@ -38,6 +38,11 @@ SEQUENCES = "sequences"
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", DECODER_INPUT)
 
 
+def handed_on(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a model's outputs the next segment of a text gets: `memory`, or every layer's `memory.0`, ..."""
+    return {name: value for name, value in outputs.items() if name.partition(".")[0] == MEMORY}
+
+
 def has_tokens(name: str, one: Array | Tensor) -> bool:
     """Whether a feature's output has an axis of the tokens read.
 

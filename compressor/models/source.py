@@ -126,3 +126,12 @@ def model_content(source: ModelSource) -> Any:
         return [name, extract_commit_hash(config, None)]
     except OSError:
         return [name, revision]
+
+
+def sized(source: ModelSource) -> ModelSource:
+    """The model to be, with the vocabulary that its tokenizer will be trained to at most."""
+    if isinstance(source, NewModel) and isinstance(source.tokenizer, TrainTokenizer):
+        return source.model_copy(
+            update={"config": source.config | {"vocab_size": source.tokenizer.vocab_size}}
+        )
+    return source

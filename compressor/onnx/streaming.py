@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from compressor.files import write_json
 from compressor.models.architecture import architecture_of
 from compressor.models.language import memory_length
-from compressor.models.outputs import MEMORY
+from compressor.models.outputs import MEMORY, handed_on
 from compressor.models.parity import largest_difference
 from compressor.onnx.graph import read_weights_directly
 from compressor.onnx.runtime import Runnable, Stateful, open_graph
@@ -75,9 +75,12 @@ def _parts(model: PreTrainedModel, kind: Kind) -> list[Part]:
     """What is timed: a segment of the benchmark's length, and one token more; both after a full memory."""
     full: dict[str, Any] = {"memory_length": memory_length(model.config) or "sequence"}
     remembers = full if kind != "none" else {}
+    words = model.config.vocab_size  # of an adaptive softmax they tell which of its parts are computed
     return [
-        Part(SEGMENT, SCORES_FILE, remembers if memory_length(model.config) else {}),
-        Part(STEP, MODEL_FILE, {"sequence_length": 1, **remembers} if kind != "none" else {}),
+        Part(SEGMENT, SCORES_FILE, remembers if memory_length(model.config) else {}, vocabulary=words),
+        Part(
+            STEP, MODEL_FILE, {"sequence_length": 1, **remembers} if kind != "none" else {}, vocabulary=words
+        ),
     ]
 
 
@@ -196,7 +199,7 @@ def _in_pieces(model: Runnable, *streams: Tensor) -> list[Mapping[str, Any]]:
     for start, end in pairwise(_cuts(length) if remembers else [0, length]):
         parts = [stream[:, start:end] for stream in streams]
         outputs = model({**dict(zip(("input_ids", "labels"), parts, strict=False)), **state})
-        state = {name: value for name, value in outputs.items() if name.startswith(MEMORY)}
+        state = handed_on(outputs)
         found.append(outputs)
     return found
 

@@ -249,11 +249,13 @@ class Context(Protocol):
         part: TrainingPart | None = None,
         name: str | None = None,
         score: Callable[[], float | None] | None = None,
+        after: int = 0,
     ) -> None:
         """Train in place on the task's training split, resuming if it was killed.
 
         `name` tells trainings apart whose order may differ after a break; by default they are counted. `score` rates
-        the model where the keys ask for the best state (by default `score` below); `None` rules a state out.
+        the model where the keys ask for the best state (by default `score` below); `None` rules a state out. `after`
+        counts the trainings that it goes on from: it sees the examples in another order than they did.
         """
 
     def steps(self, keys: TrainingKeys) -> int:
@@ -296,6 +298,9 @@ class Pruner(Keys):
     """Whether it prunes encoder-decoders."""
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     """What `target.at.precision` may be."""
+
+    version: ClassVar[int] = 1
+    """Raised when the code changes what the method makes: older results are not reused."""
 
     method: str
 

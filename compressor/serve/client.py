@@ -22,6 +22,8 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -201,9 +203,15 @@ def embed(model: Model, rows: list[Row], batch_size: int) -> list[Row]:
     return found
 
 
-def find_modules_beside() -> None:
-    """Let this file's neighbours be imported, wherever it is run from."""
-    sys.path.append(str(Path(__file__).parent))
+@cache
+def beside(name: str) -> Any:
+    """The module in the file of that name beside this one, wherever it is run from."""
+    spec = spec_from_file_location(f"compressor_serve_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec
+    assert spec.loader
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def read_text(model: Model, rows: list[Row], batch_size: int) -> list[Row]:
@@ -211,23 +219,22 @@ def read_text(model: Model, rows: list[Row], batch_size: int) -> list[Row]:
 
     `temperature` and `seed` draw the latter; without them it is the likeliest token every time.
     """
-    find_modules_beside()
-    from streaming import Reader, chooser, extend, score  # type: ignore[import-not-found]  # beside this file
-
+    streaming = beside("streaming")
     keys, parts = model.manifest["post_processing"], model.manifest["parts"]
     graphs = {part["name"]: model.sessions[part["graph"]] for part in parts}
-    scorer, writer = (Reader(graphs[name], model.manifest["state"]) for name in ("segment", "step"))
+    scorer, writer = (streaming.Reader(graphs[name], model.manifest["state"]) for name in ("segment", "step"))
     model.tokenizer.no_truncation()
     found: list[Row] = []
     for row in rows:
         ids = model.tokenizer.encode(row["text"], add_special_tokens=False).ids
         stream, length = [keys["start_token_id"], *ids], keys["segment_length"]
         if "tokens" in row:
-            choose = chooser(row.get("temperature", 0), row.get("seed", 0))
-            more = extend(writer, stream, row["tokens"], length, choose, keys["end_token_id"])
-            found.append({"continuation": written(model, more)})
+            choose = streaming.chooser(row.get("temperature", 0), row.get("seed", 0))
+            more = streaming.extend(writer, stream, row["tokens"], length, choose, keys["end_token_id"])
+            text = more[:-1] if more[-1:] == [keys["end_token_id"]] else more
+            found.append({"continuation": written(model, text)})
         else:
-            loss = float(score(scorer, stream, length).sum())
+            loss = float(streaming.score(scorer, stream, length).sum())
             perplexity = float(np.exp(loss / len(ids))) if ids else None
             found.append({"loss": loss, "tokens": len(ids), "perplexity": perplexity})
     return found
@@ -242,13 +249,12 @@ def written(model: Model, ids: Sequence[int]) -> str:
 
 def writer_of(model: Model) -> tuple[Any, onnxruntime.InferenceSession]:
     """What writes tokens for a batch of inputs, and the session that reads those."""
-    find_modules_beside()
-    from generation import Generator, Settings, generate  # type: ignore[import-not-found]  # beside this file
-
+    generation = beside("generation")
     manifest = model.manifest
     decoder = next(part["graph"] for part in manifest["parts"] if part["tokens"])
-    generator, settings = Generator(model.sessions, decoder), Settings(**manifest["generation"])
-    return lambda inputs: generate(generator, inputs, settings), generator.reader
+    generator = generation.Generator(model.sessions, decoder)
+    settings = generation.Settings(**manifest["generation"])
+    return lambda inputs: generation.generate(generator, inputs, settings), generator.reader
 
 
 def summarize(model: Model, rows: list[Row], batch_size: int) -> list[Row]:

@@ -68,8 +68,10 @@ def extend(
     """At most `count` further tokens of a text that begins with `tokens`; none after `end`.
 
     A text is read in pieces of `length`; a graph that remembers nothing reads the last `length` tokens every time.
+    One whose positions end begins again, from the last half, after `length` tokens: it was trained no further.
     """
     text, made = list(tokens), 0
+    longest = None if reader.limit is None else min(reader.limit, length)
     state, logits = _read(reader, text, length)
     remembered = len(text)
     while made < count:
@@ -77,8 +79,8 @@ def extend(
         made += 1
         if text[-1] == end or made == count:
             break
-        if not reader.state or (reader.limit and remembered + 1 > reader.limit):
-            kept = length if not reader.state else max(1, (reader.limit or 2) // 2)
+        if not reader.state or (longest and remembered + 1 > longest):
+            kept = max(1, longest // 2) if longest else length
             state, logits = _read(reader, text[-kept:], length)
             remembered = min(kept, len(text))
         else:
@@ -90,7 +92,7 @@ def extend(
 def _read(reader: Reader, tokens: Sequence[int], length: int) -> tuple[State, np.ndarray]:
     """What is remembered after a text, and the logits of the token that follows."""
     state = reader.begin()
-    most = len(tokens) if reader.limit is None else reader.limit
+    most = len(tokens) if reader.limit is None else min(reader.limit, length)
     pieces = np.asarray(tokens[-most:] if reader.state else tokens[-length:], dtype=np.int64)[None]
     for at in range(0, pieces.shape[1], length):
         found, state = reader.read({"input_ids": pieces[:, at : at + length]}, state)

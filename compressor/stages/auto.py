@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.files import read_json, write_json
-from compressor.stages.trials import DENSE, Trials, label
+from compressor.stages.trials import FP32, Trials, label
 
 if TYPE_CHECKING:
     from compressor.benchmark.statistics import Interval
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from compressor.stages.base import Work
     from compressor.stages.quantize import Quantize
 
-MAX_DROP = 0.01
-"""Loss that is accepted where the recipe's gates name none."""
 CALIBRATIONS: tuple[Calibration, ...] = ("minmax", "percentile")
 """The cheaper first. `entropy` takes many times longer than all the rest of the search, and is left to recipes."""
 MOST_LEFT_OUT = 0.5
@@ -39,17 +37,11 @@ WORTH = 1.02
 Tried = dict[str, Any]
 
 
-def allowed_drop(work: Work) -> float:
-    """What may be lost of the primary metric."""
-    given = work.gates.max_metric_drop
-    return MAX_DROP if given is None else given
-
-
 def choose(work: Work, keys: Quantize) -> dict[str, Any]:
     """The scheme chosen (`None`: fp32) and all that was tried; stored, so that a resumed run decides the same."""
     stored = work.scratch / "choice.json"
     if not stored.exists():
-        search = Search(Trials(work, keys, allowed_drop(work)), keys.scheme(work), keys.minutes)
+        search = Search(Trials(work, keys), keys.scheme(work), keys.minutes)
         scheme = search.run()
         write_json(stored, {"scheme": asdict(scheme) if scheme else None, "tried": search.table(scheme)})
     found: dict[str, Any] = read_json(stored)
@@ -60,7 +52,7 @@ def write(work: Work, keys: Quantize, choice: dict[str, Any], target: Path) -> S
     """Put the chosen graph at `target`."""
     from compressor.onnx.quantize import Scheme
 
-    trials = Trials(work, keys, allowed_drop(work))
+    trials = Trials(work, keys)
     if choice["scheme"] is None:
         shutil.copyfile(trials.source, target)
         return None
@@ -107,7 +99,7 @@ class Search:
     def table(self, taken: Scheme | None) -> list[Tried]:
         """A row for all that was tried: speed, metric where it was measured, and why it was not taken."""
         dense = next((loss.dense for loss in self.trials.losses.values()), None)
-        fp32 = {"scheme": DENSE, "speedup": 1.0, "ci95": [1.0, 1.0], "metric": dense}
+        fp32 = {"scheme": FP32, "speedup": 1.0, "ci95": [1.0, 1.0], "metric": dense}
         rows = [
             fp32 | {"admitted": taken is None, "why": "" if taken is None else f"slower than {label(taken)}"}
         ]
@@ -185,7 +177,7 @@ class Search:
             if taken:
                 self.fates[taken] = f"slower than {label(found)}"
             return found
-        self.fates[found] = f"no faster than {label(taken) if taken else DENSE}"
+        self.fates[found] = f"no faster than {label(taken) if taken else FP32}"
         return taken
 
     def _fewest_left_out(self, scheme: Scheme) -> Scheme | None:

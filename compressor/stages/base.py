@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from compressor.benchmark.schema import BenchmarkKeys
+    from compressor.parts import Kind
     from compressor.stages.release import GateKeys
     from compressor.tasks.base import Task
     from compressor.tasks.schema import TaskKeys
@@ -30,6 +31,8 @@ RESULTS = "results.json"
 """The file by which it is known from its end."""
 TEACHER = ("distill", "teacher")
 """The key that names the stage a model is distilled from."""
+DENSE = "dense"
+"""Name of the model that is never pruned, among those that a chain exports."""
 MODEL = "model"
 """Id of the stage that every chain begins with: opening the recipe's model."""
 
@@ -52,8 +55,8 @@ class Stage(Keys):
 
     @property
     def uses_metric(self) -> bool:
-        """Whether the task's metric decides about its result."""
-        return False
+        """Whether the task's metric decides about its result: here, about which state is the best one."""
+        return bool(self.training and self.training.evaluate_every)
 
     @property
     def training(self) -> TrainingKeys | None:
@@ -143,6 +146,8 @@ class Work:
     rank: int = 0
     origin: str = ""
     """A hash of all that its result depends on but its own keys."""
+    memory: Kind | None = None
+    """What the recipe's exported language models hand on from run to run."""
 
     @property
     def is_main(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compressor.schema import suggest
-from compressor.stages.base import MODEL, TEACHER, Stage
+from compressor.stages.base import DENSE, MODEL, TEACHER, Stage
 from compressor.stages.export import Export
 from compressor.stages.finetune import Finetune
 from compressor.stages.open import OpenModel
@@ -16,7 +16,6 @@ from compressor.stages.quantize import Quantize
 from compressor.stages.slice import Slice
 
 STAGES: dict[str, type[Stage]] = {s.verb: s for s in (Finetune, Prune, Slice, Export, Quantize)}
-DENSE = "dense"
 """Member name of the baseline, which is exported and quantized beside the pruned models."""
 TUNED = "tuned"
 """Member name of a model that is neither pruned nor the baseline."""
@@ -176,7 +175,10 @@ def build_chain(stages: Sequence[Stage], baseline: str | None) -> Chain:
             dense = {DENSE: baseline if isinstance(stage, Export) else f"{previous}/{DENSE}"}
             others = {m: folder for m, folder in source.items() if folder != dense[DENSE]}
             members = dense | {TUNED if m == DENSE else m: folder for m, folder in others.items()}
-            nodes = {m: Node(f"{name}/{m}", stage, (folder,)) for m, folder in members.items()}
+            # `auto` compares with the dense model's graph
+            beside = dense.values() if isinstance(stage, Quantize) and stage.mode == "auto" else ()
+            inputs = {m: tuple(dict.fromkeys((folder, *beside))) for m, folder in members.items()}
+            nodes = {m: Node(f"{name}/{m}", stage, inputs[m]) for m in members}
             precision = "fp32" if isinstance(stage, Export) else stage.precision
             chain.variants |= {f"{m}_{precision}": node.name for m, node in nodes.items()}
             chain.final = f"{list(members)[-1]}_{precision}"

@@ -46,6 +46,8 @@ class OpenModel(Stage):
             special = ("pad", "bos", "eos") if decoder else ("pad",)
             ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in special}
             sizes = {"vocab_size": len(tokenizer)} | ids | _ends(source, tokenizer)
+            if source.config.get("cutoffs"):  # a small text has fewer words than were asked for
+                sizes["cutoffs"] = [cut for cut in source.config["cutoffs"] if cut < len(tokenizer)]
             source = source.model_copy(update={"config": source.config | sizes})
             if source.config.get("cutoffs") and not isinstance(source.tokenizer, TrainTokenizer):
                 check_sorted(_counts(work, tokenizer), source.config["cutoffs"])

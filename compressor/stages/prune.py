@@ -54,7 +54,7 @@ class Prune(Stage):
         """Whether its method chooses by the task's metric, always or for such a target."""
         target = self.target
         chosen = target is not None and (target.max_metric_drop is not None or target.at.precision == "auto")
-        return self.pruner.uses_metric or chosen
+        return super().uses_metric or self.pruner.uses_metric or chosen
 
     def effort(self, config: PretrainedConfig) -> float:
         """A search may train many times."""
@@ -64,6 +64,8 @@ class Prune(Stage):
     def content(self) -> dict[str, Any]:
         """All but where a search tries its candidates."""
         found = super().content
+        if self.pruner.version > 1:
+            found["version"] = self.pruner.version
         if isinstance(self.pruner, ExecutorKeys):
             where = ExecutorKeys.model_fields
             found["pruner"] = {key: value for key, value in found["pruner"].items() if key not in where}

@@ -44,7 +44,7 @@ class Quantize(Stage):
     """
 
     verb: ClassVar[str] = "quantize"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     mode: Literal["dynamic", "static", "fp16", "auto"] = "dynamic"
     operators: list[Literal["MatMul", "Gather"]] = ["MatMul", "Gather"]
@@ -66,6 +66,8 @@ class Quantize(Stage):
         for key in foreign:
             if key in self.model_fields_set:
                 raise ValueError(f"mode {self.mode} has no `{key}`; leave it out")
+        if self.mode == "auto" and "method" in self.calibration.model_fields_set:
+            raise ValueError("mode auto finds `calibration.method` itself; leave it out")
         return self
 
     @property
@@ -89,7 +91,8 @@ class Quantize(Stage):
             return self.reduces_range()
         from compressor.benchmark.machine import fingerprint, machine_key
 
-        return [machine_key(fingerprint()), benchmark.cells()[0].keys(), gates.max_metric_drop]
+        limits = [gates.max_metric_drop, gates.max_metric_drop_relative]
+        return [machine_key(fingerprint()), benchmark.cells()[0].keys(), *limits]
 
     def run(self, work: Work) -> dict[str, Any]:
         """Write the quantized graphs beside config and tokenizer."""

@@ -56,6 +56,11 @@ class Selection:
                 break
         return loss
 
+    def metric(self, file: Path) -> float:
+        """The primary metric of a file, roughly: on a first few of the examples."""
+        count = min(STEPS[0], len(self.frame))
+        return self._loss(file, file, count).metric
+
     def error(self, dense: Path, other: Path) -> float:
         """Root mean square of the differences between two files' logits, over a few examples."""
         if dense not in self.logits:

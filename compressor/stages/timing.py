@@ -61,7 +61,8 @@ def export_as(work: Work, model: PreTrainedModel, folder: Path, precision: Preci
     from compressor.stages.latency import scheme_of
 
     folder.mkdir()
-    export_model(model, work.data.kind.optimum_task, Export().opset, folder, tokens=work.data.keys.tokens)
+    task, tokens = work.data.kind.optimum_task, work.data.keys.tokens
+    export_model(model, task, Export().opset, folder, memory=work.memory, tokens=tokens)
     if scheme := scheme_of(precision):
         for name in graphs_of(folder):
             exported = (folder / name).rename(folder / f"fp32-{name}")

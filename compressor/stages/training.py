@@ -94,7 +94,9 @@ class TaskContext:
         """Do every job in a context of its own; side by side none tells how far it is, so the jobs are counted."""
         work = self.work
         if not where.in_turn:
-            work = replace(work, progress=_say_nothing, data=Data(work.data.keys, work.data.seed))
+            work = replace(
+                work, progress=_say_nothing, data=Data(work.data.keys, work.data.seed, work.data.model)
+            )
         done = run_all(where, partial(_do, do, work, self.target), jobs)
         for number, result in enumerate(done, start=1):
             self.work.progress(f"{number} of {len(jobs)} candidates", number / len(jobs))
@@ -190,6 +192,7 @@ class TaskContext:
         part: Part | None = None,
         name: str | None = None,
         score: Callable[[], float | None] | None = None,
+        after: int = 0,
     ) -> None:
         """Train `model` in place on the training split; the log grows at `self.log`."""
         from compressor.training.trainer import Run, train
@@ -205,7 +208,7 @@ class TaskContext:
                 features,
                 work.data.task.collate(work.tokenizer()),
                 work.scratch / f"training-{name or self.runs}",
-                work.seed,
+                work.seed + after,
                 work.progress,
                 teacher=self._teacher_outputs(keys.distill, features),
                 beside=self._teacher_beside(keys.distill),

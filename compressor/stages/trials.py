@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from compressor.files import appearing, digest
 from compressor.parts import MODEL_FILE
-from compressor.stages.base import Work
+from compressor.stages.base import DENSE, Work
 from compressor.stages.selection import Loss, Selection
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ ROUGH = 2
 """Examples that calibrate a graph of which only the speed is asked: calibration does not change it."""
 LEAST_GAIN = 0.01
 PRODUCTS = ("MatMul",)
-DENSE = "fp32"
+FP32 = "fp32"
+MAX_DROP = 0.01
+"""Loss that is accepted, against the same model in fp32, where the recipe's gates name none."""
 
 
 @dataclass
@@ -34,13 +36,28 @@ class Trials:
 
     work: Work
     keys: Quantize
-    allowed: float
     losses: dict[Scheme, Loss] = field(default_factory=dict)
 
     @property
     def source(self) -> Path:
         """The fp32 graph."""
         return self.work.source / MODEL_FILE
+
+    @cached_property
+    def judge(self) -> tuple[Path, float]:
+        """The graph that losses are against, and how much may be lost: where gates say so, of the dense model."""
+        gates, dense = self.work.gates, self.work.source.with_name(DENSE) / MODEL_FILE
+        if not dense.is_file():
+            dense = self.source
+        limits = [] if gates.max_metric_drop is None else [gates.max_metric_drop]
+        if gates.max_metric_drop_relative is not None:
+            limits.append(gates.max_metric_drop_relative * abs(self._selection.metric(dense)))
+        return (dense, min(limits)) if limits else (self.source, MAX_DROP)
+
+    @property
+    def allowed(self) -> float:
+        """How much may be lost of the primary metric."""
+        return self.judge[1]
 
     # Speed
 
@@ -50,7 +67,7 @@ class Trials:
         from compressor.benchmark.race import Race
 
         cell = self.work.benchmark.cells()[0]
-        return Race(cell, DENSE, {DENSE: self.source}, self.work.progress)
+        return Race(cell, FP32, {FP32: self.source}, self.work.progress)
 
     def time(self, schemes: Iterable[Scheme]) -> None:
         """Time schemes against each other and fp32."""
@@ -87,7 +104,8 @@ class Trials:
     def loss(self, scheme: Scheme) -> Loss:
         """What a scheme loses on the selection split."""
         if scheme not in self.losses:
-            self.losses[scheme] = self._selection.loss(self.source, self.file(scheme), self.allowed)
+            against, allowed = self.judge
+            self.losses[scheme] = self._selection.loss(against, self.file(scheme), allowed)
         return self.losses[scheme]
 
     def worst_first(self, scheme: Scheme) -> list[Group]:

@@ -108,15 +108,15 @@ class LanguageModeling(Task):
     ) -> dict[str, list[np.ndarray]]:
         """The losses of all labels, segment by segment in the order of the text, whatever the batch size.
 
-        What a run hands on as its `memory` the next one gets.
+        What a run hands on the next one gets.
         """
-        from compressor.models.outputs import MEMORY
+        from compressor.models.outputs import handed_on
 
         collate, losses = self.collate(tokenizer), []
         memory: Mapping[str, Any] = {}
         for number, row in enumerate(features):
             found = run({**collate([dict(row)]), **memory})
-            memory = {name: value for name, value in found.items() if name == MEMORY}
+            memory = handed_on(found)
             losses.append(np.asarray(found["losses"], dtype=np.float32)[0])
             progress(title, (number + 1) / len(features))
         return {"losses": losses}

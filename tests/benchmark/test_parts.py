@@ -79,7 +79,7 @@ def test_every_part_is_timed_and_a_generation_takes_longer_than_its_steps(
 
 def test_sizes_say_how_long_named_dimensions_are(folder: Path) -> None:
     session = open_session(folder / "decoder.onnx", "cpu", 1)
-    arrays = random_inputs(session, 3, 7, 0, sizes=PARTS[3].sizes)
+    arrays = random_inputs(session, 3, 7, 0, part=PARTS[3])
     assert {name: array.shape for name, array in arrays.items()} == {
         "input_ids": (3, 1),
         "past.0": (3, 1, 3, WIDTH),
@@ -91,10 +91,19 @@ def test_a_batch_need_not_come_first_and_lengths_may_be_sums(saved) -> None:
     memory = saved(passes_through("memory", TensorProto.FLOAT, [2, "batch", 4, 8]))
     assert random_inputs(open_session(memory, "cpu", 1), 3, 5, 0)["memory"].shape == (2, 3, 4, 8)
     mask = saved(passes_through("attention_mask", TensorProto.INT64, ["batch", "past_length + length"]))
-    arrays = random_inputs(
-        open_session(mask, "cpu", 1), 1, 5, 0, sizes={"past_length": "sequence", "length": 1}
-    )
+    sums = Part("step", "mask.onnx", {"past_length": "sequence", "length": 1})
+    arrays = random_inputs(open_session(mask, "cpu", 1), 1, 5, 0, part=sums)
     assert arrays["attention_mask"].tolist() == [[1] * 6]
+
+
+def test_where_numbers_tell_what_is_computed_they_are_as_frequent_as_words(saved) -> None:
+    ids = saved(passes_through("labels", TensorProto.INT64, ["batch", "sequence"]))
+    part = Part("segment", "scores.onnx", vocabulary=10_000)
+    found = random_inputs(open_session(ids, "cpu", 1), 100, 200, 0, part=part)["labels"]
+    assert (found.min(), found.max() > 9000, found.max() < 10_000) == (0, True, True)
+    assert (found < 100).mean() == pytest.approx(
+        0.5, abs=0.02
+    )  # half of a text are its hundred commonest words
 
 
 def next_tokens(folder: Path, ids: np.ndarray, first: int, count: int, end: int) -> list[int]:

@@ -36,6 +36,12 @@ BERT = "{model_type: bert, hidden_size: 16, num_hidden_layers: 2, num_attention_
         ("max_length: 16", "max_length: 64", ("asks for 64 tokens", "at most 32")),
         ("[16]", "[16], parts: [forward]", ("benchmark.parts", "no part 'forward'", "segment, step")),
         ("export: {}", "export: {memory: hidden}", ("gpt2 has no memory of hidden states", "take cache")),
+        (
+            "export: {}",
+            "export: {}\n  - quantize: {mode: static}",
+            ("mode static is for models of one graph",),
+        ),
+        ("export: {}", "export: {}\n  - quantize: {mode: auto}", ("mode auto is for models of one graph",)),
         ("export: {}", "export: {memory: kept}", ("stages.export.memory", "'none', 'hidden' or 'cache'")),
         (
             "  max_length",

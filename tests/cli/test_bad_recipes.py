@@ -176,6 +176,45 @@ def test_one_mistake(call: Call, here: Path, old: str, new: str, line: int, key:
     check(call, here, replaced(old, new), [(line, key, words)])
 
 
+SPEED = "seed: 1\ntarget: {speedup: 2, at: {precision: int8}}"
+TWICE = "prune: {method: layer-drop, drop: [1, 2]}\n  - slice: {}\n  - prune: {method: heads, keep: 0.5}"
+ENTROPY = "quantize: {mode: auto, calibration: {method: entropy}}"
+CHAINS = [
+    (PRUNE, TWICE, (11, "stages.prune-2", "prunes one model, 'slice' makes several")),
+    ("quantize: {}", ENTROPY, (13, "stages.quantize", "finds `calibration.method` itself")),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "problem"), CHAINS)
+def test_one_mistake_in_a_chain(
+    call: Call, here: Path, old: str, new: str, problem: tuple[int, str, str]
+) -> None:
+    check(call, here, replaced(old, new), [problem])
+
+
+def test_a_family_teaches_nobody(call: Call, here: Path) -> None:
+    family = replaced(PRUNE, "prune: {method: layer-drop, drop: [1, 2]}")
+    text = family.replace(
+        "  - finetune: {epochs: 1}",
+        "  - finetune: {id: all, epochs: 1}\n  - finetune: {distill: {teacher: all}}",
+    )
+    check(call, here, text, [(12, "stages.finetune-3.distill.teacher", "'all' makes several")])
+
+
+def test_int8_is_aimed_at_with_what_the_chain_ends_with(call: Call, here: Path) -> None:
+    """By the pruner that aims; others may stand before it."""
+    chain = "prune: {method: layer-drop, drop: 1}\n  - slice: {}\n  - prune: {method: speed}"
+    text = replaced(PRUNE, chain).replace("seed: 1", SPEED)
+    assert call("validate", write(text)).code == 0
+    own = text.replace("quantize: {}", "quantize: {per_channel: false}")
+    check(
+        call,
+        here,
+        own,
+        [(16, "stages.quantize.per_channel", "is not what target.at.precision int8 aims with")],
+    )
+
+
 def test_without_stages_or_with_none(call: Call, here: Path) -> None:
     head = GOOD[: GOOD.index("stages:")]
     check(call, here, head, [(1, "stages", "is missing")])

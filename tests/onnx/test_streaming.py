@@ -119,8 +119,15 @@ class Counting:
 def test_a_text_goes_on_where_positions_end_from_its_last_half() -> None:
     session = Counting(most=6)
     reader = Reader(session, {"memory": {"length": 0, "value": 0.0, "limit": 6}})
-    assert extend(reader, [0, 1, 2], 8, 4, chooser(0, 0)) == [3, 4, 5, 6, 7, 8, 0, 1]
+    assert extend(reader, [0, 1, 2], 8, 6, chooser(0, 0)) == [3, 4, 5, 6, 7, 8, 0, 1]
     assert session.reads == [[0, 1, 2], [3], [4], [5], [4, 5, 6], [7], [8], [0]]
+
+
+def test_a_text_goes_no_further_than_a_model_was_trained() -> None:
+    session = Counting(most=4)
+    reader = Reader(session, {"memory": {"length": 0, "value": 0.0, "limit": 6}})
+    assert extend(reader, [0, 1, 2], 8, 4, chooser(0, 0)) == [3, 4, 5, 6, 7, 8, 0, 1]
+    assert session.reads == [[0, 1, 2], [3], [3, 4], [5], [6], [6, 7], [8], [0]]
 
 
 def test_no_operator_is_random_and_the_pruned_weights_are_gone(tmp_path: Path) -> None:

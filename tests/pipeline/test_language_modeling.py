@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 import transformers
 
+from compressor.errors import GateError
 from compressor.models import checkpoint
 from compressor.project import Project
 from compressor.recipe import load_recipe
 from compressor.stages.evaluate import evaluate_onnx
+from compressor.stages.package import verify
 from compressor.stages.sample import replay
 from compressor.views.evaluate import evaluate_torch
 from tests.pipeline.served import serve
@@ -91,6 +93,11 @@ def assert_its_sample_tells(artifact: Path, altered: Path) -> None:
         norm.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(norm) + 0.1, norm.name))
         onnx.save(model, altered / name)
         assert replay(altered) > 1e-3
+    shutil.copytree(artifact, altered, dirs_exist_ok=True)
+    (altered / "parts.json").unlink()  # it may be a hard link
+    (altered / "parts.json").write_text("[", encoding="utf-8")
+    with pytest.raises(GateError, match=r"parts\.json is not the file that was released"):
+        verify(altered)
 
 
 @pytest.mark.parametrize(
@@ -125,15 +132,19 @@ def test_gpt2(prune: str, export: str, tmp_path: Path) -> None:
     assert "done before, kept" in finish(start(recipe, output))
 
 
-def test_all_attention_streams_as_pytorch_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("memory", ["hidden", "cache"])
+def test_all_attention_streams_as_pytorch_does(memory: str, tmp_path: Path) -> None:
     recipe, output = write_text_recipe(tmp_path, "all-attention"), tmp_path / "run"
-    finish(start(recipe, output, "--set", "task.limit.validation=60"))
+    finish(
+        start(recipe, output, "--set", "task.limit.validation=60", "--set", f"stages.export.memory={memory}")
+    )
     assert_it_serves(load_limited(recipe), output)
     manifest = json.loads(
         (output / "artifacts" / "pruned_fp32" / "manifest.json").read_text(encoding="utf-8")
     )
     assert set(manifest["graphs"]) == {"model.onnx", "scores.onnx"}
-    assert manifest["state"]["memory"] == {"output": "memory_out", "length": 0, "value": 0.0, "limit": None}
+    name = "memory" if memory == "hidden" else "memory.0"
+    assert manifest["state"][name] == {"output": f"{name}_out", "length": 0, "value": 0.0, "limit": None}
     assert {part["name"] for part in manifest["parts"]} == {"segment", "step"}
     by_torch, by_onnx = (evaluated(recipe, output / name) for name in ("finetune-2", "artifacts/pruned_fp32"))
     np.testing.assert_allclose(by_torch, by_onnx, rtol=1e-4)

@@ -126,3 +126,41 @@ def test_what_a_finished_stage_worked_with_is_removed_under_earlier_keys_too(rec
         (work / name).mkdir(parents=True)
     project.forget(node)
     assert sorted(path.name for path in work.iterdir()) == sorted(others)
+
+
+WRITING = """
+name: tiny
+model: {config: {model_type: bart, d_model: 8}, tokenizer: ./words}
+task:
+  type: summarization
+  dataset: {train: data.jsonl, validation: data.jsonl}
+  generation: {beams: BEAMS}
+stages:
+  - finetune: {id: teacher}
+  - finetune: {evaluate_every: 0.5}
+  - export: {}
+"""
+
+
+def test_how_text_is_written_matters_where_texts_are(recipe: Path) -> None:
+    (recipe.parent / "data.jsonl").write_text('{"text": "a", "summary": "b"}\n', encoding="utf-8")
+    made = []
+    for beams in ("1", "4"):
+        recipe.write_text(WRITING.replace("BEAMS", beams), encoding="utf-8")
+        made.append(keys(recipe))
+    assert {name for name in made[0] if made[0][name] != made[1][name]} == {
+        "finetune-2",
+        "export/dense",
+        "export/tuned",
+    }
+
+
+def test_the_metric_matters_where_it_chooses(recipe: Path) -> None:
+    text = recipe.read_text(encoding="utf-8").replace(
+        "finetune: {distill", "finetune: {evaluate_every: 0.5, distill"
+    )
+    made = []
+    for metric in ("accuracy", "f1"):
+        recipe.write_text(text.replace("  dataset", f"  metric: {metric}\n  dataset"), encoding="utf-8")
+        made.append(keys(recipe))
+    assert {name for name in made[0] if made[0][name] != made[1][name]} == {"finetune-2", "export/tuned"}

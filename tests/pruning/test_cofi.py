@@ -18,7 +18,7 @@ from compressor.models.architecture import structure_of
 from compressor.models.gates import Gates
 from compressor.models.outputs import collect_outputs, torch_runner
 from compressor.models.slicing import slice_model
-from compressor.models.structure import Structure
+from compressor.models.structure import Structure, SubLayer
 from compressor.pruning.base import Pruned, Target, Timing
 from compressor.pruning.cofi import Cofi
 from compressor.pruning.cofi.masking import CONTAINER
@@ -305,6 +305,27 @@ def test_a_sliced_model_is_refused(tmp_path: Path) -> None:
     (one,), context = pruned(tmp_path)
     with pytest.raises(UserError, match="cofi starts from a model with whole layers"):
         next(iter(Cofi(**QUICK).prune(slice_model(one.model, one.structure), context)))
+
+
+def test_a_sliced_model_is_refused_by_its_config() -> None:
+    model = tiny_model("bert")
+    kept = {("encoder", 0, "ffn"): SubLayer((0, 1))}
+    small = slice_model(model, structure_of(model).keeping(kept))
+    with pytest.raises(UserError, match="cofi starts from a model with whole layers"):
+        Cofi(method="cofi").check(small.config)
+    Cofi(method="cofi").check(model.config)
+
+
+def test_a_target_that_rises_for_as_long_as_training_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"sparsity_warmup takes 10000 of the \d+ optimiser steps"):
+        pruned(tmp_path, sparsity_warmup=10_000)
+
+
+def test_gates_at_a_target_that_never_rose_are_not_at_the_goal() -> None:
+    part = part_of(gated_model()[1], target=0.9)
+    part.before_step(0, 1000)
+    with pytest.raises(RunError, match=r"do not come to the target, 0\.9"):
+        part.check()
 
 
 def test_only_states_at_the_target_are_rated() -> None:

@@ -99,6 +99,7 @@ class Trains:
         self.source = tiny_model("bert", num_hidden_layers=layers)
         self.layers = layers
         self.trained: list[tuple[str, float, float]] = []
+        self.after: list[int] = []
         self.scored: list[list[int]] = []
         self.timed: list[list[str]] = []
 
@@ -118,11 +119,14 @@ class Trains:
     def each(self, do: Callable[..., Any], jobs: Sequence[Any], where: Any) -> Iterator[tuple[Any, Any]]:
         return ((job, do(self, job)) for job in jobs)
 
-    def train(self, model: Any, training: Any, part: Any = None, name: str | None = None) -> None:
+    def train(
+        self, model: Any, training: Any, part: Any = None, name: str | None = None, after: int = 0
+    ) -> None:
         if len(self.trained) == self.survives:
             raise Killed
         total = sum(p.detach().double().sum().item() for p in model.parameters())
         self.trained.append((name or "", training.epochs, total))
+        self.after.append(after)
         with torch.no_grad():
             model.classifier.bias += 1.0
 
@@ -190,6 +194,11 @@ def test_a_longer_search_goes_on_from_a_shorter_one(tmp_path: Path) -> None:
         assert pruned.report == search(Trains(fresh, layers=6), drop=3, search=kind)[0].report
 
 
+def test_more_layers_than_the_source_has_left_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="greedy: of 3 layers 1 to 2 can be dropped, not 3"):
+        search(Trains(tmp_path, layers=3), drop=3)
+
+
 @pytest.mark.parametrize("search", ["full", "screened"])
 def test_of_layers_that_are_one_every_round_has_one_candidate(search: str, tmp_path: Path) -> None:
     context = Trains(tmp_path)
@@ -207,6 +216,7 @@ def test_the_cheap_search_trains_the_whole_model_once_and_few_candidates_shortly
     assert names[0] == "whole"
     assert all(name.startswith("screened-") for name in names[1:])
     assert list(epochs) == [4.0] + [0.5] * 3 * (2 + 1)
+    assert context.after == [0, 1, 1, 2, 3, 3, 4, 5, 5, 6]  # no half sees the examples as those before it did
     assert len(pruned.structure.layers) == 3
     assert pruned.report["epochs"] == sum(epochs) <= 4.0 * (6 + 5 + 4) / 4
 
@@ -302,15 +312,15 @@ def test_a_speedup_is_decided_before_anything_is_trained(tmp_path: Path) -> None
 
 def test_times_between_those_measured_are_on_a_line() -> None:
     times = {0: 62.0, 2: 42.0, 5: 12.0}
-    assert [fewest_for_time(range(1, 6), times, "latency_ms", ms) for ms in (52, 51.9, 42, 41, 12)] == [
+    assert [fewest_for_time(range(1, 6), times, 62.0, "latency_ms", ms) for ms in (52, 51.9, 42, 41, 12)] == [
         1, 2, 2, 3, 5,
     ]  # fmt: skip
-    assert [fewest_for_time([1, 2, 3], times, "speedup", s) for s in (1, 62 / 52, 1.2, 62 / 32)] == [
-        1,
-        1,
-        2,
-        3,
-    ]
+    assert [fewest_for_time([1, 2, 3], times, 62.0, "speedup", s) for s in (1.1, 62 / 52, 1.2, 62 / 32)] == [
+        1, 1, 2, 3,
+    ]  # fmt: skip
+    assert fewest_for_time([1, 2, 3], times, 93.0, "speedup", 1.6) == 1  # 93 ms: the model before it was cut
+    with pytest.raises(UserError, match=r"speedup 1.5 is reached with all layers \(62 ms\); ask for more"):
+        fewest_for_time([1, 2, 3], times, 93.0, "speedup", 1.5)
 
 
 def test_a_better_model_behind_a_worse_one_is_luck() -> None:

@@ -194,6 +194,6 @@ def test_a_resumed_run_decides_the_same(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_names_tell_apart_what_was_left_out() -> None:
-    trials: Any = Trials(None, None, 0.01)  # type: ignore[arg-type]
+    trials: Any = Trials(None, None)  # type: ignore[arg-type]
     names = {trials._name(without(Scheme(), [group])) for group in GROUPS}
     assert len(names) == len(GROUPS)

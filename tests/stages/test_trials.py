@@ -1,7 +1,9 @@
 """What `mode: auto` measures, on a real graph, task and timing: a small model that nobody trained."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from compressor.stages import auto
 from compressor.stages.auto import without
 from compressor.stages.base import Work
 from compressor.stages.quantize import Quantize
-from compressor.stages.trials import DENSE, Trials
+from compressor.stages.release import GateKeys
+from compressor.stages.trials import FP32, Trials
 from tests.pipeline.tiny import write_recipe
 
 STAGES = """stages:
@@ -48,7 +51,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Work]:
 
 
 def test_ranges_outlive_what_is_left_out(exported: Callable[[], Work]) -> None:
-    trials = Trials(exported(), KEYS, 0.01)
+    trials = Trials(exported(), KEYS)
     scheme = Scheme("static", reduce_range=True)
     whole = trials.file(scheme)
     first, *_ = trials.groups(scheme, ("MatMul",))
@@ -64,7 +67,7 @@ def test_ranges_outlive_what_is_left_out(exported: Callable[[], Work]) -> None:
 
 @pytest.mark.parametrize("mode", ["dynamic", "static"])
 def test_every_group_is_ranked_by_its_error(mode, exported: Callable[[], Work]) -> None:
-    trials = Trials(exported(), KEYS, 0.01)
+    trials = Trials(exported(), KEYS)
     scheme = Scheme(mode, ("MatMul",))
     worst = trials.worst_first(scheme)
     assert set(worst) == set(trials.groups(scheme, ("MatMul",)))
@@ -77,12 +80,26 @@ def test_every_group_is_ranked_by_its_error(mode, exported: Callable[[], Work]) 
 
 
 def test_losses_are_against_fp32(exported: Callable[[], Work]) -> None:
-    trials = Trials(exported(), KEYS, 0.01)
+    trials = Trials(exported(), KEYS)
     loss = trials.loss(Scheme())
     assert loss.examples == len(trials.work.data.task.examples.selection)
     assert loss.value == pytest.approx(loss.dense - loss.metric)
     assert loss.low <= loss.value <= loss.high
     assert trials.loss(Scheme()) is loss
+
+
+def test_gates_judge_the_loss_against_the_dense_model(exported: Callable[[], Work], tmp_path: Path) -> None:
+    for name in ("dense", "pruned"):
+        shutil.copytree(exported().source, tmp_path / name)
+    work = replace(exported(), source=tmp_path / "pruned")
+    dense, own = (tmp_path / name / "model.onnx" for name in ("dense", "pruned"))
+    assert Trials(work, KEYS).judge == (own, 0.01)
+    assert Trials(replace(work, gates=GateKeys(max_metric_drop=0.03)), KEYS).judge == (dense, 0.03)
+    against, allowed = Trials(replace(work, gates=GateKeys(max_metric_drop_relative=0.1)), KEYS).judge
+    assert against == dense
+    assert 0 < allowed < 0.1  # a tenth of the dense model's metric
+    dense.unlink()
+    assert Trials(replace(work, gates=GateKeys(max_metric_drop=0.03)), KEYS).judge == (own, 0.03)
 
 
 def test_the_whole_search(exported: Callable[[], Work], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,14 +109,14 @@ def test_the_whole_search(exported: Callable[[], Work], monkeypatch: pytest.Monk
     work = exported()
     choice = auto.choose(work, KEYS)
     rows = {row["scheme"]: row for row in choice["tried"]}
-    assert {DENSE, "dynamic-per-channel", "dynamic-per-tensor", "static-per-channel-minmax-symmetric"} <= set(
+    assert {FP32, "dynamic-per-channel", "dynamic-per-tensor", "static-per-channel-minmax-symmetric"} <= set(
         rows
     )
     (taken,) = [row for row in choice["tried"] if row["admitted"]]
     target = work.scratch / "target.onnx"
     scheme = auto.write(work, KEYS, choice, target)
-    assert (scheme is None) == (taken["scheme"] == DENSE)
+    assert (scheme is None) == (taken["scheme"] == FP32)
     inputs = {name: np.ones((1, 8), dtype=np.int64) for name in OnnxModel(target).inputs}
-    apart = OnnxModel(target)(inputs)["logits"] - OnnxModel(Trials(work, KEYS, 0.01).source)(inputs)["logits"]
+    apart = OnnxModel(target)(inputs)["logits"] - OnnxModel(Trials(work, KEYS).source)(inputs)["logits"]
     assert np.abs(apart).max() < 0.5
-    assert taken["scheme"] == DENSE or taken["ci95"][0] > 1
+    assert taken["scheme"] == FP32 or taken["ci95"][0] > 1

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["hidden", "layer", "head", "ffn", "neuron"]
 EVERY: tuple[Kind, ...] = ("hidden", "layer", "head", "ffn", "neuron")
+SLICED = "cofi starts from a model with whole layers; this one was sliced before"
 OPEN = 10.0
 """The first logit of a gate that is open for certain."""
 
@@ -94,9 +95,11 @@ class Cofi(Pruner, TrainingKeys):
         return training_keys(self)
 
     def check(self, config: PretrainedConfig) -> None:
-        """The family has what its gates are for."""
-        from compressor.models.architecture import architecture_of
+        """The family has what its gates are for, and the model all of it."""
+        from compressor.models.architecture import architecture_of, structure_in
 
+        if not structure_in(config).only_layers_dropped():
+            raise UserError(SLICED)
         if "hidden" in self.granularity and architecture_of(config).fixed_width:
             raise UserError(
                 f"cofi: the hidden width of {config.model_type} cannot change; leave hidden out of granularity"
@@ -145,14 +148,20 @@ class Cofi(Pruner, TrainingKeys):
 
         structure = structure_of(model)
         if not structure.only_layers_dropped():
-            raise UserError("cofi starts from a model with whole layers; this one was sliced before")
+            raise UserError(SLICED)
         ends = ends_of(self, structure, context)
         share = self._preparation(context)
+        rung = self.training.model_copy(update={"epochs": self.epochs * (1 - share) / len(ends)})
+        part = self._part(structure, ends[0].constraint, share, context.seed)
+        total = context.steps(rung)
+        if (rising := part.warmup(total)) >= total:
+            raise UserError(
+                "cofi: the target would still rise when training ends: sparsity_warmup takes "
+                f"{rising} of the {total} optimiser steps for each target; lower it, or train longer"
+            )
         if share:
             keys = {"epochs": self.epochs * share, "schedule": "constant", "evaluate_every": 0.0}
             context.train(model, self.training.model_copy(update=keys), name="prepare")
-        rung = self.training.model_copy(update={"epochs": self.epochs * (1 - share) / len(ends)})
-        part = self._part(structure, ends[0].constraint, share, context.seed)
         masking = Masking(model, part.gates)
         reached = 0.0
         for end in ends:

@@ -129,7 +129,12 @@ def ends_of(keys: Cofi, structure: Structure, context: Context) -> list[End]:
     ]
     most = keys.most(time, structure)
     for end in timed:
-        if not 0 < end.share <= most:
+        if end.share <= 0:
+            raise UserError(
+                f"target.{kind} {end.goal.value:g} is reached without pruning: the dense model takes "
+                f"{end.dense_ms:.3g} ms; ask for more"
+            )
+        if end.share > most:
             raise UserError(
                 f"target.{kind} {end.goal.value:g} cannot be learned here: the dense model takes {end.dense_ms:.3g} "
                 f"ms, of which gates of {', '.join(keys.granularity)} can be expected to save {most:.1%} at most"

@@ -108,7 +108,7 @@ class CofiPart:
     def check(self, allowed: float = LOST) -> None:
         """Raise RunError where what the gates are expected to remove is further from the target."""
         expected = self.target + self.gap().item()
-        if math.isfinite(expected) and abs(expected - self.target) <= allowed:
+        if math.isfinite(expected) and abs(expected - self.goal) <= allowed:
             return
         raise RunError(
             f"cofi: the gates do not come to the target, {self.goal:.3g} ({self.constraint.what}), they are expected "

@@ -50,6 +50,7 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
     """
 
     whole_layers: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     method: Literal["greedy"]
     drop: Count | Annotated[list[Count], Field(min_length=1)]
@@ -104,7 +105,9 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
     def check(self, config: PretrainedConfig) -> None:
         """One layer stays."""
         check_executor(self)
-        layers = layers_of(config)
+        self._check_counts(layers_of(config))
+
+    def _check_counts(self, layers: int) -> None:
         if max(self.counts()) >= layers:
             raise UserError(
                 f"greedy: of {layers} layers 1 to {layers - 1} can be dropped, not {max(self.counts())}"
@@ -113,6 +116,7 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
     def prune(self, model: PreTrainedModel, context: Context) -> Iterable[Pruned]:
         """Search the order as far as it is needed, once; every member drops its beginning."""
         structure = structure_of(model)
+        self._check_counts(len(structure.layers))
         search = self._search(structure, context)
         rounds = Rounds(search, max(self.counts()))
         chosen = list(self._chosen(model, rounds, context))
@@ -127,7 +131,7 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
         if self.search == "full":
             folder = context.kept("greedy", json_of(training))
             return FullSearch(training, self, layers, shared, context, folder)
-        folder = context.kept("greedy", json_of(training), self.screen, self.short)
+        folder = context.kept("greedy", json_of(training), self.screen, self.short, self.version)
         return ScreenedSearch(
             training, self, layers, shared, context, folder, screen=self.screen, short=self.short
         )
@@ -148,9 +152,12 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
                 yield member, most_within_drop(sizes, whole, rounds, value), {"whole": whole}
             return
         times = latency_by_size(model, context)
+        dense_ms = times[0]
+        if structure_of(model) != structure_of(model).dense(structure_of(model).sizes):
+            dense_ms *= context.timing("whole", lambda: model).speedup
         why: dict[str, object] = {"latency_ms": {str(count): time for count, time in times.items()}}
         for member, value in goals:
-            yield member, fewest_for_time(sizes, times, target.given()[0], value), why
+            yield member, fewest_for_time(sizes, times, dense_ms, target.given()[0], value), why
 
 
 def layers_of(config: PretrainedConfig) -> int:

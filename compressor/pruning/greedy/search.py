@@ -219,7 +219,7 @@ def train_shortly(
         kept = halfway_of(name_of(gone))
     else:
         model, kept = checkpoint.load(models / halfway_of(name_of(gone))), name_of(gone)
-    context.train(model, training, name=f"screened-{kept}")
+    context.train(model, training, name=f"screened-{kept}", after=2 * len(gone) - begins)
     context.once(models / kept, partial(_save, model))
     score = context.score(model)
     context.forget(f"screened-{kept}")

@@ -48,24 +48,31 @@ def most_within_drop(sizes: Sequence[int], whole: float, rounds: Scored, allowed
     return max(fitting)
 
 
-def fewest_for_time(sizes: Sequence[int], times: Mapping[int, float], goal: str, value: float) -> int:
+def fewest_for_time(
+    sizes: Sequence[int], times: Mapping[int, float], dense_ms: float, goal: str, value: float
+) -> int:
     """The smallest of `sizes` that is fast enough; `times` (ms, by layers dropped) has nobody's in between.
 
-    Layers are alike, so between the sizes that were timed time falls in a straight line.
+    Layers are alike, so between the sizes that were timed time falls in a straight line. Speedups are over
+    `dense_ms`.
 
     Raises:
-        UserError: none is.
+        UserError: none is, or the model is with all its layers.
     """
     known = sorted(times)
     expected = {s: float(np.interp(s, known, [times[count] for count in known])) for s in sorted(sizes)}
-    limit = times[0] / value if goal == "speedup" else value
+    limit = dense_ms / value if goal == "speedup" else value
+    if times[0] <= limit:
+        raise UserError(
+            f"greedy: target.{goal} {value:g} is reached with all layers ({times[0]:.3g} ms); ask for more"
+        )
     for size, time in expected.items():
         if time <= limit:
             return size
     fastest = expected[max(sizes)]
     raise UserError(
-        f"greedy: without {count_text(max(sizes))} the model takes {fastest:.3g} ms of {times[0]:.3g}, "
-        f"{times[0] / fastest:.2f}x faster; target.{goal} asks for {value:g}: ask for less, or let more layers `drop`"
+        f"greedy: without {count_text(max(sizes))} the model takes {fastest:.3g} ms of {dense_ms:.3g}, "
+        f"{dense_ms / fastest:.2f}x faster; target.{goal} asks for {value:g}: ask for less, or let more layers `drop`"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from compressor.errors import GateError
 from compressor.models import checkpoint
 from compressor.pruning.speed.candidates import Candidates
 from compressor.pruning.speed.origin import Origin
@@ -23,6 +24,7 @@ def climbed(start: Candidates, asked_ms: float, member: str) -> Origin:
         made_by = (json_of(keys), start.precision, asked_ms, step)
         path = context.kept("speed-step", *made_by) / "model"
         if not path.exists():
+            _check(here, ms, step)
             choice = here.within(ms, here.refined(ms))
             assert choice is not None
             here.origin.settle(choice)
@@ -30,4 +32,14 @@ def climbed(start: Candidates, asked_ms: float, member: str) -> Origin:
             context.train(small, training_keys(keys), name=f"{member}-{start.precision}-{step}")
             context.once(path, partial(checkpoint.save, small))
         here = here.at(Origin(keys, checkpoint.load(path), context, *made_by))
+    _check(here, asked_ms, keys.steps)
     return here.origin
+
+
+def _check(here: Candidates, ms: float, step: int) -> None:
+    """That a step can go so far: what an earlier one left as a constant stays."""
+    if here.least_ms > ms:
+        raise GateError(
+            f"speed: step {step} of {here.origin.keys.steps} would have to reach {ms:.3g} ms, "
+            f"{here.least_ms:.3g} ms are the least after those before it; take fewer `steps`, or ask for less"
+        )

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.modeling_utils import no_init_weights
 
 from compressor.errors import CompressorError, UserError
-from compressor.files import disk_is_full
+from compressor.files import disk_is_full, read_json
 from compressor.models.architecture import ARCHITECTURES, architecture_of, prepared
 from compressor.models.embedding import CLASSES, EMBEDDING
 from compressor.models.gates import Gates
@@ -217,7 +217,12 @@ def read_config(folder: Path) -> PretrainedConfig:
             raise UserError(
                 f"{folder} needs code of its own to open; only transformers' own families are opened"
             )
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    written = folder / "generation_config.json"
+    if getattr(config, "forced_bos_token_id", 0) is None and written.is_file():
+        # where transformers puts it when it saves a model
+        config.forced_bos_token_id = read_json(written).get("forced_bos_token_id")
+    return config
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:

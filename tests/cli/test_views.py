@@ -10,7 +10,7 @@ from rich.console import Console
 from compressor.benchmark import machine
 from compressor.files import read_json
 from compressor.models.structure import Sizes
-from compressor.plan import BF16_GAIN
+from compressor.plan import BF16_GAIN, features_of
 from compressor.plan import plan as planned
 from compressor.project import Project
 from compressor.pruning.base import METHODS, method_class
@@ -46,6 +46,33 @@ def test_plan_knows_where_training_in_bf16_is_faster(sets, recipe, monkeypatch):
     times = [[stage["seconds"] for stage in made["stages"]] for made in (fp32, bf16)]
     assert np.allclose(times[0], np.array(times[1]) * (BF16_GAIN if sets else 1))
     assert (fp32["bf16"], bf16["bf16"]) == (bool(sets), False)
+
+
+def test_plan_counts_the_characters_of_a_text_that_is_one_stream(tmp_path):
+    (tmp_path / "text.txt").write_text("ann sees the cat\n" * 500, encoding="utf-8")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"""
+name: tiny
+model:
+  config: {{model_type: gpt2, n_embd: 16, n_layer: 2, n_head: 2, n_positions: 64}}
+  tokenizer: {{train: character}}
+task:
+  type: language-modeling
+  dataset: {{train: {tmp_path}/text.txt, validation: {tmp_path}/text.txt}}
+  max_length: 50
+stages:
+  - finetune: {{}}
+  - export: {{}}
+""",
+        encoding="utf-8",
+    )
+    project = Project(load_recipe(recipe), tmp_path / "run")
+    train = sum(map(len, project.data.task.examples.train["text"]))
+    assert train > 0.8 * 500 * 17
+    assert features_of(project) == (train / 50, 50)
+    words = Project(load_recipe(recipe, ["model.tokenizer.train=word"]), tmp_path / "run")
+    assert features_of(words)[0] == pytest.approx(train / 50 / 5.5)
 
 
 def test_plan_says_what_is_unknown_until_downloaded(call, recipe):

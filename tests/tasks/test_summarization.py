@@ -12,10 +12,11 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import BertTokenizerFast
 
 from compressor.errors import UserError
+from compressor.models import checkpoint
 from compressor.tasks import get_task
 from compressor.tasks.schema import TaskKeys
 from compressor.tasks.summarization import rouge
-from tests.zoo import tiny_config
+from tests.zoo import tiny_config, tiny_model
 
 ROWS = [
     {"source": ["A cat sat.", "It slept."], "target": ["A cat slept.", "It sat and slept."]},
@@ -142,3 +143,15 @@ def test_keys_that_make_no_sense_are_refused(keys: dict[str, Any], words: str) -
     files = {"train": "a.jsonl", "validation": "b.jsonl"}
     with pytest.raises(ValidationError, match=words):
         TaskKeys(**{"type": "summarization", "dataset": files, **keys})
+
+
+def test_a_first_token_that_is_forced_survives_saving(tmp_path: Path) -> None:
+    """Transformers moves it out of config.json, and out of the model's config, when a model is saved."""
+    model = tiny_model("bart", forced_bos_token_id=0)
+    checkpoint.save(model, tmp_path / "one")
+    again = checkpoint.load(tmp_path / "one")
+    again.config.save_pretrained(tmp_path / "exported")
+    checkpoint.save(again, tmp_path / "two")
+    for name in ("one", "exported", "two"):
+        assert checkpoint.read_config(tmp_path / name).forced_bos_token_id == 0
+    assert checkpoint.load(tmp_path / "two").config.forced_bos_token_id == 0

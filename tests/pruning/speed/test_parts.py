@@ -1,5 +1,6 @@
 """The parts by hand: moments, windows, divergence, scores, costs, the second pass."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from torch import Tensor
 
 from compressor.models.architecture import structure_of
 from compressor.models.gates import Gates
+from compressor.models.slicing import slice_model
+from compressor.models.structure import SubLayer
 from compressor.pruning.speed.divergence import Probe, divergence
-from compressor.pruning.speed.moments import Moments, input_moments
+from compressor.pruning.speed.moments import Moments, input_moments, inputs_of
 from compressor.pruning.speed.places import places_of
-from compressor.pruning.speed.recovery import second_pass
+from compressor.pruning.speed.recovery import Passes, second_pass
 from compressor.pruning.speed.scores import (
     HARM,
     _output_information,
@@ -190,6 +193,27 @@ def test_a_second_pass_comes_closer_to_the_dense_stream(tmp_path: Path) -> None:
     for place in places_of(model):
         kept = choice[place.key] * place.size
         assert int(place.projection.weight.abs().sum(0).count_nonzero()) == kept
+
+
+def test_a_second_pass_goes_through_layers_that_only_hand_on_a_constant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = tiny_model("bert", num_hidden_layers=3)
+    gone = {("encoder", 1, "attention"): SubLayer(absent=True), ("encoder", 1, "ffn"): SubLayer()}
+    model = slice_model(whole, structure_of(whole).keeping(gone))
+    seen: list[tuple[int, Tensor]] = []
+    advance = Passes.advance
+
+    def watched(passes: Passes, layer: int) -> None:
+        advance(passes, layer)
+        seen.append((layer, passes._below[0][0]))
+
+    monkeypatch.setattr(Passes, "advance", watched)
+    second_pass(model, deepcopy(model), structure_of(model), batches())
+    assert [layer for layer, _ in seen] == [0, 0, 1, 1, 2, 2]  # ours and the dense model's
+    expected = model(**inputs_of(model, batches()[0]), output_hidden_states=True).hidden_states
+    for layer, stream in seen[::2]:
+        torch.testing.assert_close(stream, expected[layer + 1], atol=2e-4, rtol=1e-4)
 
 
 def test_errors_count_by_what_they_change_in_the_answers() -> None:

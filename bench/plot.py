@@ -51,7 +51,7 @@ def save_plot(
         axes.set_title(title)
         axes.set_xlabel(across)
         axes.set_ylabel(up)
-        axes.legend(frameon=False)
+        figure.legend(loc="outside lower center", ncols=len(series), frameon=False)
         figure.savefig(path, metadata={"Date": None})
 
 

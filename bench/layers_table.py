@@ -273,12 +273,12 @@ def save_plot(state: Json, path: Path) -> None:
     """Draw the drop of every strategy against the time a model of its size takes, a panel a task."""
     with matplotlib.rc_context(SETTINGS):
         tasks = list(state["tasks"])
-        figure = Figure(figsize=(5.2 * len(tasks), 4.8), layout="constrained")
+        figure = Figure(figsize=(max(7.0, 5.2 * len(tasks)), 5.2), layout="constrained")
         panels = figure.subplots(1, len(tasks), squeeze=False)[0]
         for axes, task in zip(panels, tasks, strict=True):
             draw_panel(axes, state, task)
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=2 + len(tasks), frameon=False)
         figure.savefig(path, metadata={"Date": None})
 
 

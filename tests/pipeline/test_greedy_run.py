@@ -129,7 +129,9 @@ def test_what_a_recipe_may_not_say(recipe: Path, override: str, words: str) -> N
 
 def test_layers_to_freeze_must_be_there(recipe: Path, tmp_path: Path) -> None:
     project = Project(load_recipe(recipe, ["stages.dense.freeze_layers=[1, 3]"]), tmp_path / "run")
-    with pytest.raises(UserError, match=r"stages.dense.freeze_layers: no layer 3; this model.s encoder has 0 to 2"):
+    with pytest.raises(
+        UserError, match=r"stages.dense.freeze_layers: no layer 3; this model.s encoder has 0 to 2"
+    ):
         run_recipe(project)
     assert not (tmp_path / "run").exists()
 

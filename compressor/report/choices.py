@@ -1,12 +1,11 @@
 """How a method came to its choice: what was asked and measured on the way, the order in which layers went."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from compressor.report.fields import MISSING, Results
+from compressor.report.fields import MISSING, Results, pruned_with
 from compressor.report.svg import ACCENT, MUTED, blank, figure
 
 ASKED: dict[str, Callable[[float], str]] = {
@@ -29,12 +28,6 @@ def aim_rows(results: Results) -> list[list[str]]:
         tries = str(len(found.get("attempts") or found.get("tried") or []))
         rows.append([member, ASKED[goal](value), reached, found.get("precision", "fp32"), loss, tries])
     return rows
-
-
-def pruned_with(results: Results, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What methods reported of the models they made, by name, of those that report `key`."""
-    for stage in results.get("pruning") or []:
-        yield from ((member, found) for member, found in stage["members"].items() if key in found)
 
 
 def search_rows(results: Results) -> list[list[str]]:

@@ -1,7 +1,7 @@
 """What page, card and console share: where a number lies in `results.json`, and how it is written."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from compressor.cell import Cell
@@ -27,6 +27,12 @@ def main_cell(results: Results) -> Cell | None:
 def entry_at(entries: list[dict[str, Any]] | None, cell: Cell | None) -> dict[str, Any] | None:
     """The entry of `latency` or `speedup` measured in `cell`."""
     return next((entry for entry in entries or [] if Cell.of(entry) == cell), None)
+
+
+def pruned_with(results: Results, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What methods reported of the models they made, by name, of those that report `key`."""
+    for stage in results.get("pruning") or []:
+        yield from ((member, found) for member, found in stage["members"].items() if key in found)
 
 
 def metric_of(results: Results) -> dict[str, Any] | None:

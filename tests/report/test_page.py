@@ -10,7 +10,9 @@ from pathlib import Path
 
 from compressor.report import plots
 from compressor.report.anatomy import kept_summary, structures_of
+from compressor.report.fields import entry_at, main_cell
 from compressor.report.page import latency_rows, write_report
+from compressor.report.verdict import drift
 
 HOSTILE = """<script>alert("1")</script> $x_1$ -->]]>&'"""
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -267,6 +269,21 @@ def test_what_was_asked_and_what_the_search_found_on_its_way(results: dict, tmp_
     assert "points lost, selection split" in text
     results["pruning"] = []
     assert "What was aimed at" not in Reader(report(results, tmp_path)).text
+
+
+def test_a_machine_that_was_another_one_while_speeds_were_aimed_at(results: dict, tmp_path: Path) -> None:
+    now = entry_at(results["variants"][results["baseline"]]["latency"], main_cell(results))["p50_ms"]
+    for then, said in ((now, False), (1.05 * now, False), (1.3 * now, True), (now / 1.3, True)):
+        found = aimed("speedup", 2.0)
+        found["measured"]["ms"] = then / found["measured"]["speedup"]
+        results["pruning"] = [{"stage": "prune", "members": {"2x": found}}]
+        text = Reader(report(results, tmp_path)).text
+        assert (
+            f"The dense model took {then:.3g} ms while speeds were aimed at, {now:.3g} ms" in text
+        ) is said
+        assert (drift(results) is not None) is said
+    results["recipe"] = {"target": {"speedup": 2, "at": {"batch_size": 8}}}
+    assert drift(results) is None  # of another cell than the page's
 
 
 def test_the_order_in_which_layers_went(results: dict, tmp_path: Path) -> None:

@@ -68,16 +68,16 @@ class _News:
     def __init__(self, display: Display, stage: str) -> None:
         self.display = display
         self.stage = stage
-        self.before = 0.0
+        self.what, self.first, self.before = "", 0.0, 0.0
         self.began = self.said = time.monotonic()
 
     def __call__(self, what: str, share: float) -> None:
         now = time.monotonic()
-        if share < self.before:
-            self.began = now
+        if what != self.what or share < self.before:  # another piece of work: its own pace tells what is left
+            self.what, self.began, self.first = what, now, share
         self.before = share
-        if share <= 0 or now - self.said < NEWS_EVERY:
+        if share <= self.first or now - self.said < NEWS_EVERY:
             return
         self.said = now
-        left = (now - self.began) * (1 - share) / share
+        left = (now - self.began) * (1 - share) / (share - self.first)
         self.display.line(f"{self.stage}: {what} {share:.0%}, {left / 60:.0f} min left")

@@ -52,11 +52,14 @@ def prune(keys: Speed, model: PreTrainedModel, context: Context) -> Iterator[Pru
         }
         ways = {m: [partial(_aimed, *one, m, len(able) > 1) for one in able] for m, able in goals.items()}
     for member, tries in ways.items():
-        best = max(_able(tries), key=lambda one: one.worth)
+        found = _able(tries)
+        best = max(found, key=lambda one: one.worth)
         origin = best.candidates.origin
         losses = origin.settle(best.choice)
         structure = origin.database.structure_of(best.choice)
         report = {"precision": best.candidates.precision, **best.report, **losses}
+        if others := {one.candidates.precision: one.worth for one in found if one is not best}:
+            report["others"] = others
         yield Pruned(origin.model, structure, report | {"curve": list(best.candidates.curve())}, member)
 
 

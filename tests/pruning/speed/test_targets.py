@@ -87,6 +87,8 @@ def test_structure_and_precision_are_chosen_together(better: str, tmp_path: Path
     (one,) = pruned(context)
     assert one.report["precision"] == better
     assert 3.0 <= speedup(one.structure, better) <= 3.1
+    (other,) = one.report["others"].values()
+    assert one.report["compared"] == pytest.approx(other + 0.01)
 
 
 def test_a_speed_that_one_precision_cannot_reach_is_reached_in_the_other(tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def test_from_data_to_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         assert ("missing: nothing" in printed) == (minutes > 0)
     found = read_json(output)
     assert found["chosen"]["mrpc 42 top"]["sets"] == {"1": "5", "2": "4-5", "3": "3-4-5"}
-    assert found["chosen"]["mrpc 42 greedy screened"]["examples"] == round(2.5 * 68)
+    assert found["chosen"]["mrpc 42 greedy screened"]["examples"] == round(2.125 * 68)
     assert "not measured" not in layers_table.table(found)[3]
     assert len(found["timed"]) == 1
 

@@ -4,7 +4,7 @@ import argparse
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,21 @@ def state_of(path: Path) -> Json:
     """The cells that earlier calls measured, or none."""
     found: Json = read_json(path) if path.is_file() else {"machine": fingerprint(), "cells": {}}
     return found
+
+
+def started(options: argparse.Namespace, table: Callable[[Json], str]) -> Json | None:
+    """The state that a bench goes on with; `None` if only its table was wanted, which is printed then.
+
+    Raises:
+        SystemExit: there is no `--model`, which is to be fine-tuned.
+    """
+    state = state_of(options.output)
+    if options.table:
+        sys.stdout.write(table(state) + "\n")
+        return None
+    if not options.model:
+        raise SystemExit("--model: name the folder of a MiniLM that is fine-tuned on the task")
+    return state
 
 
 def table(state: Json, also: Collection[str] = (), densities: Mapping[str, str] = SLICED) -> str:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.runs import Json, data_keys, finished, public_command, state_of
+from bench.runs import Json, data_keys, finished, public_command, started
 from compressor.files import read_json, write_json
 from compressor.report.fields import fixed, speedup_text
 
@@ -53,12 +53,9 @@ DISTILL = {"teacher": "model", "temperature": 2, "alpha": 0.9}
 
 def main() -> None:
     options = parser().parse_args()
-    state = state_of(options.output)
-    if options.table:
-        sys.stdout.write(table(state) + "\n")
+    state = started(options, table)
+    if state is None:
         return
-    if not options.model:
-        raise SystemExit("--model: name the folder of a MiniLM that is fine-tuned on the task")
     end = time.monotonic() + 60 * options.budget
     for name, kind in lacking(state, options):
         output = options.runs / options.task

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.runs import Json, data_keys, finished, public_command, state_of
+from bench.runs import Json, data_keys, finished, public_command, started
 from compressor.benchmark.statistics import ratio_interval
 from compressor.files import appearing, read_json, write_json
 from compressor.report.fields import count_text, fixed
@@ -45,12 +45,9 @@ PRUNE = {
 
 def main() -> None:
     options = parser().parse_args()
-    state = state_of(options.output)
-    if options.table:
-        sys.stdout.write(table(state) + "\n")
+    state = started(options, table)
+    if state is None:
         return
-    if not options.model:
-        raise SystemExit("--model: name the folder of a fine-tuned MiniLM")
     end = time.monotonic() + 60 * options.budget
     for name, model, batch, length, precision in lacking(state, options):
         recipe, output = recipe_of(options, name, model, batch, length, precision), options.runs / name

@@ -176,6 +176,10 @@ class Structure:
         """Every sub-layer with its layer and name, in order."""
         return ((layer, name, sub) for layer in self.layers for name, sub in layer.sublayers.items())
 
+    def is_dense(self) -> bool:
+        """Whether nothing was cut from it."""
+        return self == Structure.dense(self.sizes)
+
     def only_layers_dropped(self) -> bool:
         """Whether every kept layer is whole, so that plain transformers can open the model."""
         whole = self.hidden is None

@@ -12,7 +12,7 @@ def structures_of(results: Results) -> list[tuple[list[str], Structure]]:
     for name, variant in results["variants"].items():
         if variant.get("structure"):
             structure = Structure.from_json(variant["structure"])
-            if structure != Structure.dense(structure.sizes):
+            if not structure.is_dense():
                 groups.setdefault(repr(structure), ([], structure))[0].append(name)
     return list(groups.values())
 

@@ -77,7 +77,7 @@ def dense_like(model: PreTrainedModel) -> PreTrainedModel:
     from compressor.models.architecture import architecture_of, structure_of
 
     structure = structure_of(model)
-    if structure == structure.dense(structure.sizes):
+    if structure.is_dense():
         return model
     config = deepcopy(model.config)
     del config.compressor

@@ -13,6 +13,7 @@ from compressor.models.architecture import structure_of
 from compressor.models.gates import Gates
 from compressor.models.slicing import slice_model
 from compressor.models.structure import Structure, SubLayer
+from tests.models.equal import cut_and_reloaded
 from tests.zoo import CONFIGS, CUTTABLE, HEAD_CLASSES, logits, padded_batch, random_structure, tiny_model
 
 
@@ -21,19 +22,10 @@ from tests.zoo import CONFIGS, CUTTABLE, HEAD_CLASSES, logits, padded_batch, ran
 @pytest.mark.parametrize("hidden", [False, True], ids=["", "hidden"])
 def test_gated_equals_sliced_equals_reloaded(family: str, task: str, hidden: bool, tmp_path: Path) -> None:
     model, inputs = tiny_model(family, task), padded_batch(family)
-    dense = logits(model, inputs)
     for seed in range(4):
-        structure = random_structure(structure_of(model), seed, hidden)
-        with Gates(model, structure):
-            gated = logits(model, inputs)
-        assert not torch.allclose(gated, dense, atol=1e-3)
-        torch.testing.assert_close(logits(model, inputs), dense)
-        small = slice_model(model, structure)
-        torch.testing.assert_close(logits(small, inputs), gated, atol=1e-5, rtol=0)
-        checkpoint.save(small, tmp_path / str(seed))
-        again = checkpoint.load(tmp_path / str(seed))
-        assert torch.equal(logits(again, inputs), logits(small, inputs))
-        assert structure_of(again) == structure.simplified()
+        cut_and_reloaded(
+            model, inputs, random_structure(structure_of(model), seed, hidden), tmp_path / str(seed)
+        )
 
 
 @pytest.mark.parametrize("family", CUTTABLE)

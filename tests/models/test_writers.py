@@ -12,6 +12,7 @@ from compressor.models.gates import Gates
 from compressor.models.parity import same_function
 from compressor.models.slicing import slice_model
 from compressor.models.structure import Structure, SubLayer
+from tests.models.equal import cut_and_reloaded
 from tests.zoo import (
     FFN,
     HEADS,
@@ -56,19 +57,9 @@ def _in_layers(name: str) -> bool:
 @pytest.mark.parametrize("family", WRITERS)
 def test_gated_equals_sliced_equals_reloaded(family: str, tmp_path: Path) -> None:
     model, inputs = tiny_model(family), padded_batch(family)
-    dense = logits(model, inputs)
     for seed in range(6):
         structure = random_structure(structure_of(model), seed)
-        with Gates(model, structure):
-            gated = logits(model, inputs)
-        assert not torch.allclose(gated, dense, atol=1e-3)
-        torch.testing.assert_close(logits(model, inputs), dense)
-        small = slice_model(model, structure)
-        torch.testing.assert_close(logits(small, inputs), gated, atol=1e-5, rtol=0)
-        checkpoint.save(small, tmp_path / str(seed))
-        again = checkpoint.load(tmp_path / str(seed))
-        assert torch.equal(logits(again, inputs), logits(small, inputs))
-        assert structure_of(again) == structure.simplified()
+        small, again = cut_and_reloaded(model, inputs, structure, tmp_path / str(seed))
         assert same_function(small, again) == 0
 
 

@@ -153,7 +153,7 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
             return
         times = latency_by_size(model, context)
         dense_ms = times[0]
-        if structure_of(model) != structure_of(model).dense(structure_of(model).sizes):
+        if not structure_of(model).is_dense():
             dense_ms *= context.timing("whole", lambda: model).speedup
         why: dict[str, object] = {"latency_ms": {str(count): time for count, time in times.items()}}
         for member, value in goals:

@@ -99,6 +99,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--validation")
     parser.add_argument("--lines", type=int, help="training lines; by default all")
     parser.add_argument("--epochs", type=float, default=1.0, help="of the recipe's, as a factor")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of training")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument(
         "--set", action="append", default=[], help="override of the recipe, as in compressor run"
@@ -147,7 +148,7 @@ def recipe(options: argparse.Namespace, cell: Cell) -> Json:
     dense, prune, cut, finetune, export = made["stages"]
     train, gates, again = dense["finetune"], prune["prune"], finetune["finetune"]
     for keys in (train, gates, again):
-        keys["epochs"] = keys["epochs"] * options.epochs
+        keys |= {"epochs": keys["epochs"] * options.epochs, "precision": options.precision}
     if cell.kind == "small":
         config["num_hidden_layers"] = int(cell.value)
         train["epochs"] += gates["epochs"] + again["epochs"]
@@ -189,7 +190,8 @@ def public_command(options: argparse.Namespace) -> str:
     """The command without anybody's folders."""
     lines = f" --lines {options.lines}" if options.lines else ""
     epochs = f" --epochs {options.epochs:g}" if options.epochs != 1 else ""
-    extra = "".join(f" --set {pair}" for pair in options.set)
+    precision = f" --precision {options.precision}" if options.precision != "fp32" else ""
+    extra = precision + "".join(f" --set {pair}" for pair in options.set)
     return f"python bench/all_attention.py{lines}{epochs}{extra} --train .../ptb.train.txt --validation ..."
 
 

@@ -17,6 +17,7 @@ def options(tmp_path: Path) -> argparse.Namespace:
         validation=str(tmp_path / "b.txt"),
         lines=None,
         epochs=0.5,
+        precision="fp32",
         seeds=1,
         set=[],
     )

@@ -1,12 +1,13 @@
-"""The README's table of results, made from the json files under bench/results/.
+"""The README's table of results and the conditions below it, made from the json files under bench/results/.
 
-python bench/table.py            # prints it
-python bench/table.py --write    # puts it into README.md, between its two markers
+python bench/table.py            # prints both
+python bench/table.py --write    # puts them into README.md and bench/README.md, between their markers
 """
 
 import argparse
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +16,41 @@ from compressor.report.fields import main_cell
 from compressor.report.rows import metric_header, variant_rows
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
-def table(folder: Path = ROOT / "bench" / "results") -> str:
-    """One block a run: its variants, and below the machine and the command."""
-    lines = [
-        "| run | variant | metric | drop (points) | speedup | p50 | file |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    notes = []
+def runs(folder: Path = RESULTS) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The kept runs of recipes: file and results."""
     for path in sorted(folder.glob("*.json")):
         results = read_json(path)
         if "variants" in results:
-            lines += [_row(results, row) for row in variant_rows(results)]
-            notes.append(f"- `{results['name']}`: {_conditions(results)} ([json]({path.relative_to(ROOT)}))")
-    if not notes:
-        return "No results yet."
-    return "\n".join([*lines, "", *notes])
+            yield path, results
 
 
-def _row(results: dict[str, Any], row: Any) -> str:
-    metric = f"{metric_header(results)} {row.metric}"
-    cells = [results["name"], row.name, metric, row.drop, row.speedup, row.p50, row.size]
-    return f"| {' | '.join(str(cell) for cell in cells)} |"
+def table(folder: Path = RESULTS) -> str:
+    """A row a variant, the dense model's numbers in brackets."""
+    lines = [
+        "| run | variant | metric | points lost | speedup | p50 | file |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for _path, results in runs(folder):
+        dense, *variants = sorted(variant_rows(results), key=lambda row: row.role != "baseline")
+        name = results["name"]
+        for row in variants:
+            metric = f"{metric_header(results)} {row.metric} ({dense.metric})"
+            timed = [row.speedup, f"{row.p50} ({dense.p50})", f"{row.size} ({dense.size})"]
+            lines.append(f"| {' | '.join([name, row.name, metric, row.drop, *timed])} |")
+            name = ""
+    return "\n".join(lines)
+
+
+def conditions(folder: Path = RESULTS) -> str:
+    """A paragraph a run: what it was timed on, and its command."""
+    return "\n".join(
+        f"- `{results['name']}`: {_conditions(results)} ([json](results/{path.name}))"
+        for path, results in runs(folder)
+    )
 
 
 def _conditions(results: dict[str, Any]) -> str:
@@ -52,9 +64,12 @@ def _conditions(results: dict[str, Any]) -> str:
     )
 
 
-def written(readme: str, made: str) -> str:
-    """The README with the table between its markers."""
-    return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{made}\n{END}", readme, flags=re.DOTALL)
+PARTS = ((ROOT / "README.md", table), (ROOT / "bench" / "README.md", conditions))
+
+
+def written(document: str, made: str) -> str:
+    """A document with what was made between its markers."""
+    return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{made}\n{END}", document, flags=re.DOTALL)
 
 
 def main() -> None:
@@ -62,11 +77,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", action="store_true")
-    if parser.parse_args().write:
-        readme = ROOT / "README.md"
-        write_text(readme, written(readme.read_text(encoding="utf-8"), table()))
-    else:
-        sys.stdout.write(table() + "\n")
+    write = parser.parse_args().write
+    for path, make in PARTS:
+        if write:
+            write_text(path, written(path.read_text(encoding="utf-8"), make()))
+        else:
+            sys.stdout.write(make() + "\n\n")
 
 
 if __name__ == "__main__":

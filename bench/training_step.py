@@ -23,11 +23,11 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from compressor.benchmark.machine import fingerprint
 from compressor.files import write_json
 from compressor.models.architecture import structure_of
-from compressor.pruning.base import TrainingPart
 from compressor.pruning.cofi import Cofi
 from compressor.pruning.cofi.masking import Masking
 from compressor.pruning.cofi.training import CofiPart
 from compressor.pruning.cofi.values import ParameterShare
+from compressor.pruning.context import TrainingPart
 from compressor.pruning.movement import Movement
 from compressor.pruning.movement.masks import Masks
 from compressor.pruning.movement.patches import Patches

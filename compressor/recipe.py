@@ -16,7 +16,8 @@ from compressor.benchmark.schema import BenchmarkKeys
 from compressor.errors import UserError
 from compressor.models.source import ModelSource, NewModel, TrainTokenizer
 from compressor.parts import FORWARD
-from compressor.pruning.base import METHODS, Target, method_class
+from compressor.pruning.base import METHODS, method_class
+from compressor.pruning.target import Target
 from compressor.schema import Keys, suggest
 from compressor.stages.base import MODEL, TEACHER, Stage
 from compressor.stages.chain import STAGES, Outline, Problem, build_chain, check_order, stage_ids

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Generic, TypeVar
 
-from compressor.pruning.base import Timing
+from compressor.pruning.context import Timing
 
 Choice = TypeVar("Choice")
 """What is chosen: equal choices are the same model."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from compressor.errors import GateError, UserError
 from compressor.pruning.aim import Attempt
-from compressor.pruning.base import Timing
+from compressor.pruning.context import Timing
 
 
 @dataclass(frozen=True)

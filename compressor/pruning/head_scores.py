@@ -17,7 +17,7 @@ from compressor.models.structure import Structure
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from compressor.pruning.base import Context
+    from compressor.pruning.context import Context
 
 Key = tuple[str, int, str]
 Scores = dict[Key, Tensor]

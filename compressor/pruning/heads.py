@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from compressor.errors import UserError
 from compressor.models.architecture import architecture_of, structure_in
 from compressor.models.structure import SubLayer
-from compressor.pruning.base import Context, Pruned, Pruner
+from compressor.pruning.base import Pruned, Pruner
+from compressor.pruning.context import Context
 
 if TYPE_CHECKING:
     from torch import Tensor

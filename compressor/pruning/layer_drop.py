@@ -10,7 +10,9 @@ from pydantic import Field, model_validator
 
 from compressor.errors import UserError
 from compressor.models.architecture import architecture_of
-from compressor.pruning.base import Context, Pruned, Pruner, Target
+from compressor.pruning.base import Pruned, Pruner
+from compressor.pruning.context import Context
+from compressor.pruning.target import Target
 from compressor.schema import TrainingKeys
 
 if TYPE_CHECKING:

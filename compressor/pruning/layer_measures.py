@@ -17,7 +17,7 @@ from torch.nn.functional import cosine_similarity
 from compressor.errors import UserError
 from compressor.models.architecture import architecture_of, structure_of
 from compressor.models.gates import Gates
-from compressor.pruning.base import Context
+from compressor.pruning.context import Context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

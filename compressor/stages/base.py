@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from compressor.files import read_json
+from compressor.files import appearing, digest, read_json
 from compressor.models.source import ModelSource
 from compressor.schema import Keys, Progress, TrainingKeys, json_of
 
@@ -33,6 +34,8 @@ TEACHER = ("distill", "teacher")
 """The key that names the stage a model is distilled from."""
 DENSE = "dense"
 """Name of the model that is never pruned, among those that a chain exports."""
+WAIT = 0.1
+"""Seconds between two looks at what another process makes."""
 MODEL = "model"
 """Id of the stage that every chain begins with: opening the recipe's model."""
 
@@ -153,6 +156,20 @@ class Work:
     def is_main(self) -> bool:
         """Whether this process writes (the others only help to train)."""
         return self.rank == 0
+
+    def kept(self, what: str, *depends: Any) -> Path:
+        """A folder beside the scratch, which is removed when the stage is done: the same for the same inputs."""
+        folder = self.scratch.parent / f"{what}-{digest([self.origin, *depends])[:12]}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def once(self, path: Path, make: Callable[[Path], None]) -> None:
+        """Have the main process make `path`, if it is not there; the others wait for it."""
+        if self.is_main and not path.exists():
+            with appearing(path) as temporary:
+                make(temporary)
+        while not path.exists():
+            time.sleep(WAIT)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that travels with the source."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from compressor.schema import TrainingKeys, training_keys
 from compressor.stages.base import Stage, Work, write_outputs
-from compressor.stages.training import TaskContext
+from compressor.stages.context import TaskContext
 
 
 class Finetune(Stage, TrainingKeys):

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import SerializeAsAny, field_validator
 
 from compressor.executors import ExecutorKeys
-from compressor.pruning.base import Pruner, Target, method_class
+from compressor.pruning.base import Pruner, method_class
+from compressor.pruning.target import Target
 from compressor.schema import TrainingKeys, json_of
 from compressor.stages.base import Stage, Work
-from compressor.stages.training import TaskContext
+from compressor.stages.context import TaskContext
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -22,12 +22,17 @@ Models = Mapping[str, Callable[[], "PreTrainedModel"] | Path]
 
 
 def time_models(
-    work: Work, cell: Cell, models: Models, precisions: Mapping[str, Precision] | None = None
+    work: Work,
+    cell: Cell,
+    models: Models,
+    precisions: Mapping[str, Precision] | None = None,
+    seconds: float | None = None,
+    processes: int | None = None,
 ) -> dict[str, Any]:
     """Median milliseconds of every model in `cell`, speedups over the first, and the harness's conditions.
 
     All are timed in turns in the same fresh processes, as the variants of a run are; in fp32 where `precisions` (by
-    name) says nothing else.
+    name) says nothing else; for as long and in as many processes as the benchmark, where nothing else is given.
     """
     from compressor.benchmark.harness import measure
 
@@ -43,8 +48,8 @@ def time_models(
             files,
             [cell],
             reference=next(iter(files)),
-            seconds=keys.seconds,
-            processes=keys.processes,
+            seconds=keys.seconds if seconds is None else seconds,
+            processes=processes or keys.processes,
             progress=work.progress,
         )
     return {

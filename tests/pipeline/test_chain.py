@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 import pytest
 
-from compressor.pruning.base import Context, Pruned, Pruner, Target
+from compressor.pruning.base import Pruned, Pruner
+from compressor.pruning.context import Context
 from compressor.pruning.movement import Movement
+from compressor.pruning.target import Target
 from compressor.stages.chain import build_chain, check_order, default_baseline, stage_ids
 from compressor.stages.export import Export
 from compressor.stages.finetune import Finetune

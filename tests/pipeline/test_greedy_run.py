@@ -13,7 +13,7 @@ from compressor.pipeline import locked, run_recipe, run_stage
 from compressor.project import Project
 from compressor.recipe import RecipeError, load_recipe
 from compressor.stages.base import Work
-from compressor.stages.training import TaskContext
+from compressor.stages.context import TaskContext
 from tests.pipeline.tiny import finish, kill, outcome, start, write_recipe
 
 STAGES = """stages:
@@ -69,7 +69,7 @@ def test_another_target_or_number_searches_and_times_nothing_again(
         timed.append(list(models))
         return {"p50_ms": {"0": 3.0, "1": 2.2, "2": 1.0}}
 
-    monkeypatch.setattr("compressor.stages.training.time_models", told)
+    monkeypatch.setattr("compressor.stages.clock.time_models", told)
     first = searched(recipe, tmp_path / "run", "target.max_metric_drop=1.0")["pruned"]
     assert trained[:2] == ["without-none", "without-0"]
     assert len(trained) == 1 + 3 + 2
@@ -91,7 +91,7 @@ def test_a_target_that_cannot_be_met_is_refused_before_the_search(
     with pytest.raises(UserError, match=r"target.speedup asks for 50"):
         searched(recipe, tmp_path / "run", "target.speedup=50")
     assert trained == []
-    monkeypatch.setattr("compressor.stages.training.time_models", lambda *_: pytest.fail("timed again"))
+    monkeypatch.setattr("compressor.stages.clock.time_models", lambda *_: pytest.fail("timed again"))
     member = searched(recipe, tmp_path / "run", "target.speedup=1.01", "stages.prune.drop=1")["pruned"]
     assert sorted(member["latency_ms"]) == ["0", "1", "2"]
 

@@ -9,8 +9,8 @@ import pytest
 
 from compressor.cli import main
 from compressor.models.architecture import structure_of
-from compressor.pruning.base import Timing
-from compressor.stages.training import TaskContext
+from compressor.pruning.context import Timing
+from compressor.stages.context import TaskContext
 from tests.pipeline.tiny import RECIPE, finish, start, write_recipe
 from tests.pruning.speed.stand_in import Table
 

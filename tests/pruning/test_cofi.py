@@ -19,11 +19,13 @@ from compressor.models.gates import Gates
 from compressor.models.outputs import collect_outputs, torch_runner
 from compressor.models.slicing import slice_model
 from compressor.models.structure import Structure, SubLayer
-from compressor.pruning.base import Pruned, Target, Timing
+from compressor.pruning.base import Pruned
 from compressor.pruning.cofi import Cofi
 from compressor.pruning.cofi.masking import CONTAINER
 from compressor.pruning.cofi.training import CofiPart
 from compressor.pruning.cofi.values import ParameterShare
+from compressor.pruning.context import Timing
+from compressor.pruning.target import Target
 from compressor.schema import TrainingKeys, steps_in, steps_of
 from compressor.training.trainer import _Trainer, newest_checkpoint, train
 from tests.pruning.gated import gated_model

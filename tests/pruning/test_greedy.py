@@ -15,10 +15,10 @@ from compressor.errors import UserError
 from compressor.files import digest
 from compressor.models import checkpoint
 from compressor.models.architecture import structure_of
-from compressor.pruning.base import Target
 from compressor.pruning.greedy import Greedy
 from compressor.pruning.greedy.search import Memo, greedy_order
 from compressor.pruning.greedy.sizes import fewest_for_time, latency_by_size, most_within_drop
+from compressor.pruning.target import Target
 from tests.zoo import tiny_model
 
 LOGS = json.loads(Path(__file__).with_name("greedy_logs.json").read_text(encoding="utf-8"))

@@ -14,8 +14,8 @@ from compressor.models.gates import Gates
 from compressor.models.structure import SubLayer
 from compressor.pruning.head_scores import sensitivity
 from compressor.stages.base import Data, Work
+from compressor.stages.context import TaskContext
 from compressor.stages.release import GateKeys
-from compressor.stages.training import TaskContext
 from compressor.tasks.schema import TaskKeys
 from tests.stages.test_tokenizer import source
 from tests.zoo import HEADS, HIDDEN, plain_encoder, tiny_model

@@ -16,9 +16,10 @@ from compressor.benchmark.schema import BenchmarkKeys
 from compressor.models.source import NewModel, TrainTokenizer
 from compressor.schema import Distill
 from compressor.stages.base import Data, Work, open_tokenizer
+from compressor.stages.context import TaskContext
 from compressor.stages.open import OpenModel, make_tokenizer
 from compressor.stages.release import GateKeys
-from compressor.stages.training import TaskContext, teacher_outputs
+from compressor.stages.teacher import Teacher
 from compressor.tasks.schema import TaskKeys
 from compressor.tasks.text_classification import TextClassification
 from tests.zoo import CONFIGS, tiny_config, tiny_model
@@ -170,7 +171,7 @@ def test_a_teacher_reads_inputs_that_its_student_lacks(tmp_path: Path) -> None:
     teacher = tiny_model("bert", vocab_size=len(first.tokenizer()))
     teacher.save_pretrained(tmp_path / "teacher")
     first.tokenizer().save_pretrained(tmp_path / "teacher")
-    found = teacher_outputs(first, Distill(teacher="teacher"), first.features("train"))["logits"]
+    found = Teacher(first, Distill(teacher="teacher")).outputs(first.features("train"))["logits"]
     tokenizer = open_tokenizer(tmp_path / "teacher", TextClassification)
     inputs = tokenizer(TEXT, "the dog", return_tensors="pt")
     assert inputs["token_type_ids"].any()

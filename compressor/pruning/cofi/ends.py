@@ -10,10 +10,11 @@ from compressor.files import digest
 from compressor.models.slicing import slice_model
 from compressor.models.structure import Structure
 from compressor.pruning.aim import aim
-from compressor.pruning.base import Context, Timing, members_of
 from compressor.pruning.cofi.training import CofiPart
 from compressor.pruning.cofi.values import Constraint, ParameterShare, TimeShare, Values
+from compressor.pruning.context import Context, Timing
 from compressor.pruning.goal import Goal
+from compressor.pruning.target import members_of
 
 if TYPE_CHECKING:
     from compressor.pruning.cofi import Cofi

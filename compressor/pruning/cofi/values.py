@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compressor.models.structure import Sizes, Structure, SubLayer
-from compressor.pruning.base import LatencyTable
+from compressor.pruning.context import LatencyTable
 
 Place = tuple[str, str]
 """A stack and the name of one of its sub-layers: what is in every layer once."""

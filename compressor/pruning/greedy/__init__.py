@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from compressor.errors import UserError
 from compressor.executors import ExecutorKeys, check_executor
 from compressor.models.architecture import architecture_of, structure_of
-from compressor.pruning.base import Context, Pruned, Pruner, Target, members_of
+from compressor.pruning.base import Pruned, Pruner
+from compressor.pruning.context import Context
 from compressor.pruning.greedy.search import (
     FullSearch,
     ScreenedSearch,
@@ -20,6 +21,7 @@ from compressor.pruning.greedy.search import (
 )
 from compressor.pruning.greedy.sizes import fewest_for_time, latency_by_size, most_within_drop
 from compressor.pruning.layer_drop import counts_in, members_by_count, without
+from compressor.pruning.target import Target, members_of
 from compressor.schema import TrainingKeys, json_of, training_keys
 
 if TYPE_CHECKING:

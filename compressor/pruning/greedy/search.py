@@ -11,7 +11,7 @@ from pathlib import Path
 
 from compressor.executors import ExecutorKeys
 from compressor.files import read_json, write_json
-from compressor.pruning.base import Context
+from compressor.pruning.context import Context
 from compressor.pruning.layer_drop import without
 from compressor.schema import TrainingKeys
 

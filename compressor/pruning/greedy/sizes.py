@@ -10,7 +10,7 @@ import numpy as np
 
 from compressor.errors import UserError
 from compressor.models.architecture import structure_of
-from compressor.pruning.base import Context
+from compressor.pruning.context import Context
 from compressor.pruning.layer_drop import without
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from compressor.pruning.base import Context, Pruned, Pruner
+from compressor.pruning.base import Pruned, Pruner
+from compressor.pruning.context import Context
 from compressor.schema import Share, TrainingKeys, training_keys
 
 if TYPE_CHECKING:

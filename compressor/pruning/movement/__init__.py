@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from compressor.errors import UserError
-from compressor.pruning.base import Context, Pruned, Pruner, members_of
+from compressor.pruning.base import Pruned, Pruner
+from compressor.pruning.context import Context
+from compressor.pruning.target import members_of
 from compressor.schema import Share, TrainingKeys, training_keys
 
 if TYPE_CHECKING:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compressor.errors import UserError
-from compressor.pruning.base import Context, Pruned, Pruner, Target
+from compressor.pruning.base import Pruned, Pruner
+from compressor.pruning.context import Context
+from compressor.pruning.target import Target
 from compressor.schema import TrainingKeys, training_keys
 
 if TYPE_CHECKING:

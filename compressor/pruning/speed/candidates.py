@@ -9,12 +9,13 @@ import numpy as np
 
 from compressor.files import digest
 from compressor.pruning.aim import Attempt, aim
-from compressor.pruning.base import LatencyTable, Precision, Timing
+from compressor.pruning.context import LatencyTable, Timing
 from compressor.pruning.goal import Goal
 from compressor.pruning.speed.origin import Origin
 from compressor.pruning.speed.places import Choice
 from compressor.pruning.speed.search import Array, Menu, choose, refine
 from compressor.pruning.speed.sizes import sizes_of, without
+from compressor.pruning.target import Precision
 
 CURVE = (1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6, 8, 10, 15)
 """Speedups at which the report shows what the search expects to lose."""

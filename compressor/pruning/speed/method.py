@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from compressor.errors import GateError, UserError
 from compressor.models.architecture import structure_of
-from compressor.pruning.base import At, Context, Precision, Pruned, members_of
+from compressor.pruning.base import Pruned
+from compressor.pruning.context import Context
 from compressor.pruning.goal import Goal
 from compressor.pruning.speed.bounded import Bounded
 from compressor.pruning.speed.candidates import Candidates
 from compressor.pruning.speed.gradual import climbed
 from compressor.pruning.speed.origin import Origin
 from compressor.pruning.speed.places import Choice
+from compressor.pruning.target import At, Precision, members_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

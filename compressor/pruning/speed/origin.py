@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.models.gates import Gates
 from compressor.models.slicing import slice_model
-from compressor.pruning.base import Context, Precision
+from compressor.pruning.context import Context
 from compressor.pruning.speed.database import Database, store
 from compressor.pruning.speed.divergence import Probe
 from compressor.pruning.speed.moments import Batch, input_moments
@@ -19,6 +19,7 @@ from compressor.pruning.speed.recovery import second_pass
 from compressor.pruning.speed.scores import ORDERS, Evidence
 from compressor.pruning.speed.search import Menu
 from compressor.pruning.speed.sizes import price, probed
+from compressor.pruning.target import Precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from compressor.models.architecture import structure_of
 from compressor.models.structure import SubLayer
-from compressor.pruning.base import LatencyTable
+from compressor.pruning.context import LatencyTable
 from compressor.pruning.speed.places import Key, Place, Units
 from compressor.pruning.speed.search import Array, Menu
 

@@ -9,7 +9,8 @@ import torch
 from compressor.files import digest
 from compressor.models.architecture import structure_of
 from compressor.models.structure import Structure
-from compressor.pruning.base import Target, Timing
+from compressor.pruning.context import Timing
+from compressor.pruning.target import Target
 from compressor.schema import TrainingKeys
 from tests.zoo import FFN, HEADS, LAYERS, padded_batch, tiny_model
 

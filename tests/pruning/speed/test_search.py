@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from compressor.pruning.aim import ROUNDS, TOLERANCE, aim
-from compressor.pruning.base import Timing
+from compressor.pruning.context import Timing
 from compressor.pruning.speed.search import Menu, cheapest, choose, refine
 
 

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from compressor.errors import GateError, UserError
 from compressor.models.structure import Structure
-from compressor.pruning.base import Target
 from compressor.pruning.speed.bounded import NEAR, Bounded
+from compressor.pruning.target import Target
 from tests.pruning.speed.stand_in import StandIn, Table
 from tests.pruning.speed.test_speed import keys, pruned
 

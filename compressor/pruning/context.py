@@ -102,6 +102,10 @@ class Context(Protocol):
         """The recipe's target, if the method aims at it."""
 
     @property
+    def baseline(self) -> Structure:
+        """What the run's model has as it came: speedups are over it, whatever was cut before this stage."""
+
+    @property
     def is_main(self) -> bool:
         """Whether this process writes (others may help to train)."""
 

@@ -157,6 +157,11 @@ class Work:
         """Whether this process writes (the others only help to train)."""
         return self.rank == 0
 
+    @property
+    def baseline(self) -> Path:
+        """The run's model as it came, whose speed all others are compared with."""
+        return self.folder_of(MODEL)
+
     def kept(self, what: str, *depends: Any) -> Path:
         """A folder beside the scratch, which is removed when the stage is done: the same for the same inputs."""
         folder = self.scratch.parent / f"{what}-{digest([self.origin, *depends])[:12]}"

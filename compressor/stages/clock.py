@@ -11,7 +11,7 @@ from compressor.files import read_json, write_json
 from compressor.pruning.context import Timing
 from compressor.pruning.target import At, Precision, Target
 from compressor.stages.base import Work
-from compressor.stages.timing import Models, dense_like, export_as, time_models
+from compressor.stages.timing import Models, export_as, time_models
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,11 +78,11 @@ class Clock:
         return Timing(times["p50_ms"]["pruned"], row["value"], (low, high), row["noisy"])
 
     def _exported_dense(self, precision: Precision) -> Path:
-        """The dense model's folder: exported once, as many are timed beside it."""
+        """The run's own model as it came: exported once, as many are timed beside it."""
         from compressor.models import checkpoint
 
         def make(path: Path) -> None:
-            export_as(self.work, dense_like(checkpoint.load(self.work.source)), path, precision)
+            export_as(self.work, checkpoint.load(self.work.baseline), path, precision)
 
         folder = self.work.scratch / f"dense-{precision}"
         self.work.once(folder, make)

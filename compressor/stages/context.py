@@ -111,6 +111,14 @@ class TaskContext:
         """Remove a named training's checkpoints."""
         shutil.rmtree(self.work.scratch / f"training-{name}", ignore_errors=True)
 
+    @property
+    def baseline(self) -> Structure:
+        """What the run's model has."""
+        from compressor.models.architecture import structure_in
+        from compressor.models.checkpoint import read_config
+
+        return structure_in(read_config(self.work.baseline))
+
     def structure(self, stage: str) -> Structure:
         """What the stage `stage` kept: its gates, or what it has if it is sliced.
 

@@ -73,19 +73,3 @@ def export_as(work: Work, model: PreTrainedModel, folder: Path, precision: Preci
             exported = (folder / name).rename(folder / f"fp32-{name}")
             quantize(exported, folder / name, scheme)
             exported.unlink()
-
-
-def dense_like(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself if nothing was cut from it, else one of the sizes that it had: as fast, its weights random."""
-    from copy import deepcopy
-
-    from compressor.models.architecture import architecture_of, structure_of
-
-    structure = structure_of(model)
-    if structure.is_dense():
-        return model
-    config = deepcopy(model.config)
-    del config.compressor
-    for stack in architecture_of(config).stacks:
-        setattr(config, stack.layers_key, structure.sizes.stacks[stack.name]["layers"])
-    return type(model)(config)

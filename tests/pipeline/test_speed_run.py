@@ -33,9 +33,10 @@ def recipe(tmp_path: Path) -> Path:
 def made_up_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times by a table that needs no machine."""
 
-    def timing(_self: TaskContext, _name: str, model: Callable[[], Any], _precision: str = "fp32") -> Timing:
+    def timing(self: TaskContext, _name: str, model: Callable[[], Any], _precision: str = "fp32") -> Timing:
         ms = TABLE.time(structure_of(model()))
-        return Timing(ms, TABLE.dense_ms / ms, (TABLE.dense_ms / ms,) * 2, False)
+        speedup = TABLE.time(self.baseline) / ms
+        return Timing(ms, speedup, (speedup, speedup), False)
 
     monkeypatch.setattr(TaskContext, "latency_table", lambda _self, _precision="fp32": TABLE)
     monkeypatch.setattr(TaskContext, "timing", timing)
@@ -63,6 +64,28 @@ def test_several_speeds_and_another_one_from_the_same_database(recipe: Path, tmp
     assert {p: t for p, t in now.items() if p.suffix == ".safetensors"} == {
         p: t for p, t in files.items() if p.suffix == ".safetensors"
     }
+
+
+@pytest.mark.usefixtures("made_up_clock")
+def test_the_speed_of_a_model_that_was_cut_before_is_over_what_it_was_then(
+    recipe: Path, tmp_path: Path
+) -> None:
+    run(recipe, tmp_path / "run", "--set", "target={speedup: 1.5}")
+    run(
+        recipe,
+        tmp_path / "again",
+        "--set",
+        f"model={tmp_path / 'run' / 'slice'}",
+        "--set",
+        "target={speedup: 1.5}",
+    )
+    times = []
+    for name in ("run", "again"):
+        record = json.loads((tmp_path / name / "prune" / "stage.json").read_text(encoding="utf-8"))
+        measured = record["info"]["members"]["pruned"]["measured"]
+        assert measured["speedup"] >= 1.5
+        times.append(measured["ms"])
+    assert times[1] <= times[0] / 1.5
 
 
 @pytest.mark.usefixtures("made_up_clock")

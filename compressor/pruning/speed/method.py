@@ -75,7 +75,7 @@ def _candidates(origin: Origin, precision: Precision) -> Candidates:
     context, table = origin.context, origin.context.latency_table(precision)
     assert context.target is not None
     if precision == "fp32" or context.target.at.relative_to == "same-precision":
-        return Candidates(origin, table, precision, table.dense_ms)
+        return Candidates(origin, table, precision, table.time(context.baseline))
     ratio = context.timing("source", context.model, precision).speedup
     return Candidates(origin, table, precision, ratio * table.time(structure_of(origin.model)))
 

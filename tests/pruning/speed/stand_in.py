@@ -83,6 +83,10 @@ class StandIn:
     def model(self) -> Any:
         return tiny_model(self.family, self.task)
 
+    @property
+    def baseline(self) -> Structure:
+        return structure_of(self.model())
+
     def kept(self, what: str, *depends: Any) -> Path:
         path = self.folder / f"{what}-{digest(list(depends))[:12]}"
         path.mkdir(exist_ok=True)

@@ -16,6 +16,8 @@ TOLERANCE = 0.02
 """A model may be so much faster than asked; slower it may not be."""
 ROUNDS = 6
 """Models that are exported and measured at most, for one target."""
+FIRST, AGAIN = 0, 1
+"""Measurements of one model that differ by chance alone."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,17 @@ def aim(
     asked_ms: float,
     search: Callable[[float], Choice | None],
     predict: Callable[[Choice], float],
-    measure: Callable[[Choice], Timing],
+    measure: Callable[[Choice, int], Timing],
     reach: Callable[[Timing], float],
     tolerance: float = TOLERANCE,
 ) -> list[Attempt[Choice]]:
     """Candidates until one is as fast as asked and at most `tolerance` faster; that is the last one, the best.
 
     `asked_ms` is the time to reach by the table's measure. The budget is corrected by the median of what was missed
-    so far, so that a noisy measurement does not lead astray. Where `search` finds nothing within a budget, or nothing
-    new, the best so far is taken: the slowest that is fast enough, else the fastest.
+    so far, so that a noisy measurement does not lead astray. What seems right is measured `AGAIN` and must still seem
+    so by both together: of several models whose readings scatter, one that was lucky is otherwise taken too often.
+    Where `search` finds nothing within a budget, or nothing new, the best so far is taken: the slowest that is fast
+    enough, else the fastest.
     """
     attempts: list[Attempt[Choice]] = []
     factor = 1.0
@@ -51,9 +55,11 @@ def aim(
         choice = search(asked_ms * factor / (1 + tolerance / 2))
         if choice is None or any(choice == attempt.choice for attempt in attempts):
             break
-        timing, predicted = measure(choice), predict(choice)
-        attempts.append(Attempt(choice, predicted, timing, reach(timing)))
-        if 1 <= attempts[-1].reach <= 1 + tolerance:
+        timing = measure(choice, FIRST)
+        if seems_right := 1 <= reach(timing) <= 1 + tolerance:
+            timing = timing.pooled(measure(choice, AGAIN))
+        attempts.append(Attempt(choice, predict(choice), timing, reach(timing)))
+        if seems_right and 1 <= attempts[-1].reach <= 1 + tolerance:
             break
         factor = median(attempt.reach * attempt.predicted_ms / asked_ms for attempt in attempts)
     return sorted(attempts, key=_goodness)

@@ -95,8 +95,10 @@ class TimeEnd:
         def predict(name: str) -> float:
             return self.dense_ms * (1 - part.removed(found[name][0]))
 
-        def measure(name: str) -> Timing:
-            return self.context.timing(name, lambda: slice_model(self.context.model(), found[name][1]))
+        def measure(name: str, turn: int) -> Timing:
+            return self.context.timing(
+                f"{name}-{turn}", lambda: slice_model(self.context.model(), found[name][1])
+            )
 
         attempts = aim(self.goal.asked_ms, search, predict, measure, self.goal.reach)
         return found[attempts[-1].choice][0], self.goal.report(attempts)

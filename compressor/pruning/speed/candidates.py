@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from compressor.files import digest
-from compressor.pruning.aim import Attempt, aim
+from compressor.pruning.aim import FIRST, Attempt, aim
 from compressor.pruning.context import LatencyTable, Timing
 from compressor.pruning.goal import Goal
 from compressor.pruning.speed.origin import Origin
@@ -75,9 +75,9 @@ class Candidates:
         """Milliseconds by the table."""
         return self.table.time(self.origin.database.structure_of(choice))
 
-    def measure(self, choice: Choice) -> Timing:
+    def measure(self, choice: Choice, turn: int = FIRST) -> Timing:
         """Export it and measure it beside the dense model; speed does not depend on weights."""
-        name = digest(self.origin.database.structure_of(choice).to_json())
+        name = f"{digest(self.origin.database.structure_of(choice).to_json())}-{turn}"
         return self.origin.context.timing(name, lambda: self.origin.sliced(choice), self.precision)
 
     def curve(self) -> Iterator[dict[str, float]]:

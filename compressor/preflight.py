@@ -265,7 +265,7 @@ def check_lengths(project: Project, config: PretrainedConfig) -> None:
 
 def check_disk(project: Project, config: PretrainedConfig) -> None:
     """Enough room for every stage's checkpoint and every artifact."""
-    from compressor.plan import disk_needed, free_disk
+    from compressor.estimate import disk_needed, free_disk
 
     needed, free = disk_needed(project, config), free_disk(project.output)
     if needed > free:

@@ -14,12 +14,12 @@ from compressor import __version__
 from compressor.errors import GateError, UserError
 from compressor.files import appearing, digest, json_text, read_json, sha256, write_json
 from compressor.parts import MODEL_FILE, PARTS_FILE, STATE_FILE, graphs_of, parts_of
-from compressor.provenance import sources_of
 from compressor.report.card import model_card
 from compressor.report.markdown import public
 from compressor.serve import triton
 from compressor.signing import SIGNATURE, check_signature
 from compressor.stages.base import Data, open_tokenizer
+from compressor.stages.provenance import sources_of
 from compressor.stages.sample import SAMPLE, SAMPLE_ROWS, replay, write_sample
 from compressor.tasks.schema import STREAMED
 

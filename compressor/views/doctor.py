@@ -13,8 +13,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from compressor.benchmark.machine import bf16_sets, busy, disturbance, fingerprint
+from compressor.estimate import free_disk
 from compressor.onnx.presets import preset_for
-from compressor.plan import free_disk
 from compressor.report.fields import listed
 from compressor.tables import facts
 

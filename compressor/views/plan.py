@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.benchmark.machine import usable_cores
+from compressor.estimate import free_disk
 from compressor.models.structure import Sizes
-from compressor.plan import free_disk
 from compressor.report.anatomy import SHARED
 from compressor.report.fields import count_text, listed
 from compressor.tables import facts, table

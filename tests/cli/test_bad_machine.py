@@ -140,7 +140,7 @@ def test_an_output_of_an_earlier_run_stays_as_it_was(call: Call, recipe: Path, e
 def test_too_little_room_is_seen_before_the_first_stage(
     call: Call, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compressor.plan.free_disk", lambda folder: 1_000_000)
+    monkeypatch.setattr("compressor.estimate.free_disk", lambda folder: 1_000_000)
     words = ("no space left: the run needs about", "1 MB are free; make room or give another --output")
     refused(call, recipe.parent, ["run", recipe], *words, code=1)
 
@@ -173,7 +173,7 @@ def larger_disk(tmp_path: Path) -> Iterator[Path]:
 
 def fills_up(call: Call, recipe: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """A run that ends on a full disk: exit 1, one message, no stage half-written. The stages it finished."""
-    monkeypatch.setattr("compressor.plan.free_disk", lambda folder: 10**12)
+    monkeypatch.setattr("compressor.estimate.free_disk", lambda folder: 10**12)
     said = call("run", recipe, "--output", disk / "run")
     assert said.code == 1
     last = said.err.splitlines()[-1]

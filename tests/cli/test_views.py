@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from compressor.benchmark import machine
+from compressor.estimate import BF16_GAIN, features_of
 from compressor.files import read_json
 from compressor.models.structure import Sizes
-from compressor.plan import BF16_GAIN, features_of
 from compressor.plan import plan as planned
 from compressor.project import Project
 from compressor.pruning.base import METHODS, method_class

@@ -10,8 +10,8 @@ import transformers
 
 from compressor.files import sha256
 from compressor.models.source import HubModel, NewModel
-from compressor.provenance import sources_of, stated_licence
 from compressor.stages.base import Data
+from compressor.stages.provenance import sources_of, stated_licence
 from compressor.tasks.schema import TaskKeys
 
 HEADERS = {

@@ -1,6 +1,7 @@
-"""Block movement pruning of MiniLM: three strengths of its regulariser, plain, filled and struct, and magnitude.
+"""Block movement pruning of MiniLM: several strengths of its regulariser, plain, filled and struct, and magnitude.
 
     python -m bench.block_pruning --task sst2 --model FOLDER --train train.tsv --validation dev.tsv --budget 120
+    python -m bench.block_pruning --kinds hybrid ...    # only these
     python -m bench.block_pruning --table
 
 Every cell is a run of `recipes/minilm_<task>_block.yaml` with other pruning keys. All runs of a task share a folder
@@ -13,14 +14,14 @@ budget ends goes on with the next call. Trainings take hours: minutes of each ar
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from bench import runs
 from bench.runs import Json
 from compressor.files import write_json
 
 NAME = "block_pruning"
-STRENGTHS = {"sst2": (10, 5, 20), "squad": (10, 5, 20)}
+STRENGTHS = {"sst2": (10, 5, 20, 40), "squad": (10, 5, 20)}
 KINDS: dict[str, Json] = {
     "hybrid": {},
     "plain": {},
@@ -34,27 +35,29 @@ SCORED = ("regularization", "ffn_regularization", "score_learning_rate")
 
 
 def main() -> None:
-    options = runs.arguments(NAME, __doc__, STRENGTHS).parse_args()
+    parser = runs.arguments(NAME, __doc__, STRENGTHS)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND")
+    options = parser.parse_args()
     state = runs.state_of(options.output)
     if options.table:
         sys.stdout.write(runs.table(state, ["regularization"], DENSITIES) + "\n")
         return
     end = time.monotonic() + 60 * options.budget
-    for kind, strength in lacking(state, options.task):
+    for kind, strength in lacking(state, options.task, options.kinds):
         name = f"{options.task} {kind} {strength}"
         results = run(options, state, kind, strength, end - time.monotonic())
         if results is None:
             break
         state["cells"][name] = row(results, options, kind, strength)
         write_json(options.output, state)
-    missing = [f"{kind} {strength}" for kind, strength in lacking(state, options.task)]
+    missing = [f"{kind} {strength}" for kind, strength in lacking(state, options.task, KINDS)]
     print("missing:", ", ".join(missing) or "nothing")
 
 
-def lacking(state: Json, task: str) -> Iterator[tuple[str, int]]:
+def lacking(state: Json, task: str, kinds: Collection[str]) -> Iterator[tuple[str, int]]:
     """Cells (kind, strength) not yet measured, all kinds of a strength before the next."""
     for strength in STRENGTHS[task]:
-        for kind in KINDS:
+        for kind in kinds:
             if f"{task} {kind} {strength}" not in state["cells"]:
                 yield kind, strength
 

@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("bench/results/training_step.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    made: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), "threads": options.threads}
+    made["machine"] = fingerprint()
     cells = []
     wanted = [cell for cell in CELLS if cell[0] in options.shapes]
     for shape, batch, length in wanted:
@@ -86,8 +88,7 @@ def main() -> None:
         cells.append({**where, **compared, "profile_ms": profiles})
         for name, (value, (low, high)) in compared["ratio"].items():
             print(f"{shape} {batch} x {length}: {name} {value:.2f}x [{low:.2f}, {high:.2f}] of plain")
-    made = {"command": " ".join(["python", *sys.argv]), "threads": options.threads}
-    write_json(options.output, made | {"machine": fingerprint(), "cells": cells})
+        write_json(options.output, made | {"cells": cells})
 
 
 def step_of(

@@ -118,6 +118,7 @@ def check_embeddings(project: Project, config: PretrainedConfig) -> None:
     """The model is an encoder that exists, and makes vectors of texts as the recipe says."""
     from compressor.models import checkpoint
     from compressor.models.embedding import AutoModelForSentenceEmbedding, stated
+    from compressor.models.heads import same_embeddings
 
     source = project.recipe.model
     if isinstance(source, NewModel):
@@ -127,7 +128,7 @@ def check_embeddings(project: Project, config: PretrainedConfig) -> None:
     if type(config) not in AutoModelForSentenceEmbedding._model_mapping:
         raise UserError(f"feature-extraction is for encoders; a {config.model_type} model is none")
     wanted = project.data.task.model_config()
-    checkpoint.same_embeddings(stated(source), wanted)
+    same_embeddings(stated(source), wanted)
     for stage in project.recipe.stages:
         if name := outside_teacher(stage):
             width = checkpoint.peek(name).hidden_size
@@ -136,7 +137,7 @@ def check_embeddings(project: Project, config: PretrainedConfig) -> None:
                     f"the teacher '{name}' gives vectors of {width} numbers, the model of {config.hidden_size}: they "
                     "cannot be compared"
                 )
-            checkpoint.same_embeddings(stated(name), wanted)
+            same_embeddings(stated(name), wanted)
 
 
 def check_machine(project: Project) -> None:
@@ -179,7 +180,7 @@ def check_frozen(project: Project, config: PretrainedConfig) -> None:
 
 def check_heads(project: Project, config: PretrainedConfig, teachers: dict[str, PretrainedConfig]) -> None:
     """The baseline's head and every teacher's is trained for the task and its labels."""
-    from compressor.models.checkpoint import head_fits
+    from compressor.models.heads import head_fits
 
     recipe, auto_class = project.recipe, project.data.kind.auto_class
     wanted = project.data.task.model_config()

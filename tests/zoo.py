@@ -8,7 +8,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.benchmark.encoder_graph import PATTERNS
 from compressor.models.architecture import architecture_of, prepared
-from compressor.models.checkpoint import class_named
+from compressor.models.heads import class_named
 from compressor.models.outputs import has_tokens
 from compressor.models.structure import Structure, SubLayer
 

@@ -106,7 +106,7 @@ def tokenizer_of(source: ModelSource, kind: type[Task]) -> Any:
     """
     from transformers import AutoTokenizer
 
-    from compressor.models.checkpoint import hub_errors
+    from compressor.models.refusals import hub_errors
 
     wanted = source.tokenizer if isinstance(source, NewModel) else source
     if isinstance(wanted, TrainTokenizer):

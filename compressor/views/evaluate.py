@@ -13,6 +13,7 @@ from rich.text import Text
 
 from compressor.errors import UserError
 from compressor.models import checkpoint
+from compressor.models.heads import head_fits
 from compressor.report.fields import metric_label, metric_text
 from compressor.stages.base import Data
 from compressor.stages.evaluate import evaluate_onnx
@@ -65,7 +66,7 @@ def evaluate_torch(data: Data, folder: Path, progress: Progress) -> pd.DataFrame
 def check_head(data: Data, folder: Path) -> None:
     """Raise UserError unless the model's config shows a head for the task, with the task's labels in order."""
     config = checkpoint.read_config(folder)
-    if not checkpoint.head_fits(config, data.kind.auto_class, data.task.model_config()):
+    if not head_fits(config, data.kind.auto_class, data.task.model_config()):
         made = ", ".join(config.architectures or ["a model of no named class"])
         labels = list((config.id2label or {}).values())
         raise UserError(

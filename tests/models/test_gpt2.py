@@ -14,8 +14,8 @@ from compressor.benchmark.latency_setting import shape_of
 from compressor.errors import UserError
 from compressor.models import checkpoint
 from compressor.models.architecture import prepared, structure_of
-from compressor.models.checkpoint import class_named
 from compressor.models.gates import Gates
+from compressor.models.heads import class_named
 from compressor.models.slicing import slice_model
 from compressor.models.structure import Structure, SubLayer
 from compressor.onnx.export import export_model, parity

@@ -12,7 +12,7 @@ import pytest
 import transformers
 
 from compressor.errors import GateError
-from compressor.models import checkpoint
+from compressor.models.heads import class_named
 from compressor.project import Project
 from compressor.recipe import load_recipe
 from compressor.stages.evaluate import evaluate_onnx
@@ -188,4 +188,4 @@ def test_characters_are_scored_in_bits(tmp_path: Path) -> None:
 def test_the_shipped_recipe_makes_sense() -> None:
     recipe = load_recipe(Path(__file__).parents[2] / "recipes" / "gpt2_head_gates.yaml").recipe
     assert recipe.benchmark.parts == ["segment", "step"]
-    assert checkpoint.class_named("AutoModelForLanguageModeling")
+    assert class_named("AutoModelForLanguageModeling")

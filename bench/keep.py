@@ -15,6 +15,7 @@ from compressor.report.markdown import public
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--name", help="of the file and in the table; by default the recipe's")
     parser.add_argument("--output", type=Path, default=Path("bench/results"))
     options = parser.parse_args()
     results = read_json(options.run / "results.json")
@@ -26,7 +27,7 @@ def main() -> None:
             for layer in variant["structure"]["layers"]
         ]
     results["command"] = re.sub(r"(?<=[ =])(?:~|\.\.)?/\S*/", ".../", results["command"])
-    target = options.output / f"{results['name'].replace('-', '_')}.json"
+    target = options.output / f"{(options.name or results['name']).replace('-', '_')}.json"
     write_json(target, results)
     sys.stdout.write(f"{target}\n")
 

@@ -20,12 +20,12 @@ RESULTS = ROOT / "bench" / "results"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
-def runs(folder: Path = RESULTS) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The kept runs of recipes: file and results."""
+def runs(folder: Path = RESULTS) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """The kept runs of recipes: name, file and results."""
     for path in sorted(folder.glob("*.json")):
         results = read_json(path)
         if "variants" in results:
-            yield path, results
+            yield path.stem.replace("_", "-"), path, results
 
 
 def table(folder: Path = RESULTS) -> str:
@@ -34,9 +34,8 @@ def table(folder: Path = RESULTS) -> str:
         "| run | variant | metric | points lost | speedup | p50 | file |",
         "|---|---|---|---|---|---|---|",
     ]
-    for _path, results in runs(folder):
+    for name, _path, results in runs(folder):
         dense, *variants = sorted(variant_rows(results), key=lambda row: row.role != "baseline")
-        name = results["name"]
         for row in variants:
             metric = f"{metric_header(results)} {row.metric} ({dense.metric})"
             timed = [row.speedup, f"{row.p50} ({dense.p50})", f"{row.size} ({dense.size})"]
@@ -48,8 +47,8 @@ def table(folder: Path = RESULTS) -> str:
 def conditions(folder: Path = RESULTS) -> str:
     """A paragraph a run: what it was timed on, and its command."""
     return "\n".join(
-        f"- `{results['name']}`: {_conditions(results)} ([json](results/{path.name}))"
-        for path, results in runs(folder)
+        f"- `{name}`: {_conditions(results)} ([json](results/{path.name}))"
+        for name, path, results in runs(folder)
     )
 
 

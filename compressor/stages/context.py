@@ -154,9 +154,8 @@ class TaskContext:
         layers = (
             self._layer_distiller(model, distill, teacher) if teacher and distill and distill.layers else None
         )
-        stored = (
-            teacher is not None and not work.data.kind.writes
-        )  # of every word at every token: no disk holds that
+        # A writer's teacher runs in the step: its probabilities of every word at every token would fill a disk.
+        beside = work.data.kind.writes
         self.runs += 1
         self.log += train(
             model,
@@ -167,8 +166,8 @@ class TaskContext:
                 work.scratch / f"training-{name or self.runs}",
                 work.seed + after,
                 work.progress,
-                teacher=teacher.outputs(features) if teacher and stored else None,
-                beside=teacher.model() if teacher and not stored else None,
+                teacher=teacher.outputs(features) if teacher and not beside else None,
+                beside=teacher.model() if teacher and beside else None,
                 part=part,
                 layers=layers,
                 score=score or (lambda: self.score(model)),

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.runs import Json, data_keys, finished, public_command, started
+from bench.runs import UNGATED, Json, data_keys, finished, public_command, started
 from compressor.files import read_json, write_json
 from compressor.report.fields import fixed, speedup_text
 
@@ -125,6 +125,7 @@ def recipe_of(options: argparse.Namespace, kind: str) -> Json:
             {"export": {}},
         ],
         **aim,
+        "gates": UNGATED,
         "benchmark": {"threads": [2], "batch_sizes": [1], "sequence_lengths": [task["length"]]},
     }
 

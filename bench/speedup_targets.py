@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.runs import Json, data_keys, finished, public_command, started
+from bench.runs import UNGATED, Json, data_keys, finished, public_command, started
 from compressor.benchmark.statistics import ratio_interval
 from compressor.files import appearing, read_json, write_json
 from compressor.report.fields import count_text, fixed
@@ -113,6 +113,7 @@ def recipe_of(
             "speedup": options.targets if len(options.targets) > 1 else options.targets[0],
             "at": {"precision": precision, "relative_to": "same-precision"},
         },
+        "gates": UNGATED,
         "benchmark": {"threads": [THREADS], "batch_sizes": [batch], "sequence_lengths": [length]},
     }
 

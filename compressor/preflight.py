@@ -172,10 +172,9 @@ def check_frozen(project: Project, config: PretrainedConfig) -> None:
     for name, stage in zip(stage_ids(stages), stages, strict=True):
         asked = stage.training.freeze_layers if stage.training else []
         if missing := [number for number in asked if number not in there]:
-            raise UserError(
-                f"stages.{name}.freeze_layers: no layer {missing[0]}; this model's {first} has {min(there)} to "
-                f"{max(there)}"
-            )
+            key = ".".join(("stages", name, *stage.training_at, "freeze_layers"))
+            have = f"this model's {first} has {min(there)} to {max(there)}"
+            raise UserError(f"{key}: no layer {missing[0]}; {have}")
 
 
 def check_heads(project: Project, config: PretrainedConfig, teachers: dict[str, PretrainedConfig]) -> None:

@@ -163,12 +163,14 @@ def _parse_stage(
 def _outline(verb: str, keys: dict[str, Any]) -> Outline:
     """What can be told of a stage whose keys may be wrong."""
     name, source = (value if isinstance(value := keys.get(key), str) else None for key in ("id", "from"))
-    distill, method = keys.get("distill"), str(keys.get("method"))
-    named: dict[tuple[str, ...], Any] = {}
-    if isinstance(distill, dict):
-        named[TEACHER] = distill.get("teacher")
-    if verb == Prune.verb and method in METHODS:
-        named |= {(key,): keys.get(key) for key in method_class(method).guides}
+    method = str(keys.get("method"))
+    pruner = method_class(method) if verb == Prune.verb and method in METHODS else None
+    named: dict[tuple[str, ...], Any] = {(key,): keys.get(key) for key in (pruner.guides if pruner else ())}
+    where = (*(pruner.training_at if pruner else ()), *TEACHER)
+    teacher: Any = keys
+    for key in where:
+        teacher = teacher.get(key) if isinstance(teacher, dict) else None
+    named[where] = teacher
     return Outline(verb, name, source, {key: other for key, other in named.items() if isinstance(other, str)})
 
 

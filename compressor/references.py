@@ -9,7 +9,7 @@ from compressor.models.source import NewModel, TrainTokenizer
 from compressor.parts import FORWARD
 from compressor.schema import suggest
 from compressor.stages.base import MODEL, TEACHER
-from compressor.stages.chain import Problem, build_chain, stage_ids
+from compressor.stages.chain import Place, Problem, build_chain, stage_ids
 from compressor.stages.prune import Prune
 from compressor.stages.quantize import Quantize
 from compressor.stages.release import UNJUDGED, Limit, cell_of, judged
@@ -43,6 +43,8 @@ def check_references(recipe: Recipe) -> Iterator[Problem]:
     yield from _check_vocabulary(recipe)
     if recipe.task.type in STREAMED:
         yield from _check_no_teachers(recipe)
+    else:
+        yield from _check_drops(recipe)
     chain = build_chain(recipe.stages, recipe.baseline)
     known = PARTS.get(recipe.task.type, (FORWARD,))
     for part in recipe.benchmark.parts:
@@ -65,6 +67,17 @@ def check_references(recipe: Recipe) -> Iterator[Problem]:
     for gate, judges in judged(recipe.gates, recipe.release, chain.final, chain.variants).items():
         if not judges:
             yield ("gates", gate), UNJUDGED[gate]
+
+
+def _check_drops(recipe: Recipe) -> Iterator[Problem]:
+    """Drops of metrics between 0 and 1 are fractions."""
+    target, gate = recipe.target, recipe.gates.max_metric_drop
+    asked: dict[Place, list[float]] = {("gates", "max_metric_drop"): [] if gate is None else [gate]}
+    if target and target.max_metric_drop is not None:
+        asked[("target", "max_metric_drop")] = target.values
+    for at, drops in asked.items():
+        if max(drops, default=0) >= 1:
+            yield at, "is a fraction of the metric: 0.01 is one point"
 
 
 def _check_families(recipe: Recipe) -> Iterator[Problem]:
@@ -105,7 +118,8 @@ def _check_precision(recipe: Recipe) -> Iterator[Problem]:
 def _check_teachers(recipe: Recipe) -> Iterator[Problem]:
     """Every training has a teacher, and nothing is said about labels."""
     for number, stage in enumerate(recipe.stages):
-        at, training = ("stages", number, stage.verb, TEACHER[0]), stage.training
+        at: Place = ("stages", number, stage.verb, *stage.training_at, TEACHER[0])
+        training = stage.training
         if training and training.distill is None:
             yield (
                 at,

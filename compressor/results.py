@@ -45,7 +45,7 @@ def finish(project: Project, stages: list[dict[str, Any]]) -> dict[str, Any]:
     results = _head(project, machine, stages) | {"variants": variants}
     _latency(project, results, machine_key(machine))
     _settle_final(project, results)
-    results["gates"] = judge(project.recipe.gates, project.recipe.release, results)
+    results["gates"] = judge(project.recipe.gates, project.recipe.release, results, project.recipe.target)
     log.info(verdict(results))
     withdraw(project.output)
     _package(project, results)

@@ -171,6 +171,10 @@ def config_from(source: NewModel, model_config: Mapping[str, Any]) -> Pretrained
         )
     with fitting("model.config"):
         config = AutoConfig.for_model(model_type, **values)
+    default = AutoConfig.for_model(model_type)
+    for name in values:
+        if not hasattr(default, name):
+            raise UserError(f"model.config: unknown key '{name}'{suggest(name, default.to_dict())}")
     config.update(dict(model_config))
     return _possible(config, "model.config")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +16,8 @@ TOLERANCE = 0.02
 """A model may be so much faster than asked; slower it may not be."""
 ROUNDS = 6
 """Models that are exported and measured at most, for one target."""
+STEP, STEPS = TOLERANCE / 4, 12
+"""Where a budget leads to a model that was measured already: how far the next budget is, and how many are tried."""
 FIRST, AGAIN = 0, 1
 """Measurements of one model that differ by chance alone."""
 
@@ -24,13 +26,18 @@ FIRST, AGAIN = 0, 1
 class Attempt(Generic[Choice]):
     """A candidate, what the table says of it, what it was measured at, and how far that is of what was asked.
 
-    `reach` is 1 where it is exactly as fast as asked, above where it is faster.
+    `reach` is 1 where it is exactly as fast as asked, above where it is faster. `readings`: how often it was timed.
     """
 
     choice: Choice
     predicted_ms: float
     timing: Timing
     reach: float
+    readings: int = 1
+
+    def hits(self, tolerance: float) -> bool:
+        """Whether it is as fast as asked, and hardly faster."""
+        return 1 <= self.reach <= 1 + tolerance
 
 
 def aim(
@@ -44,25 +51,52 @@ def aim(
     """Candidates until one is as fast as asked and at most `tolerance` faster; that is the last one, the best.
 
     `asked_ms` is the time to reach by the table's measure. The budget is corrected by the median of what was missed
-    so far, so that a noisy measurement does not lead astray. What seems right is measured `AGAIN` and must still seem
-    so by both together: of several models whose readings scatter, one that was lucky is otherwise taken too often.
-    Where `search` finds nothing within a budget, or nothing new, the best so far is taken: the slowest that is fast
-    enough, else the fastest.
+    so far, so that a noisy measurement does not lead astray; where that leads to a model that was measured before, it
+    moves on from there by small steps. What would be taken is measured `AGAIN` and must still seem right by both
+    together: of several models whose readings scatter, one that was lucky is otherwise taken too often. Where
+    `search` finds nothing new, the best so far is taken: the slowest that is fast enough, else the fastest.
     """
+
+    def read_again(attempt: Attempt[Choice]) -> Attempt[Choice]:
+        timing = attempt.timing.pooled(measure(attempt.choice, AGAIN))
+        return replace(attempt, timing=timing, reach=reach(timing), readings=2)
+
     attempts: list[Attempt[Choice]] = []
     factor = 1.0
     for _ in range(ROUNDS):
-        choice = search(asked_ms * factor / (1 + tolerance / 2))
-        if choice is None or any(choice == attempt.choice for attempt in attempts):
+        choice = _unmeasured(search, asked_ms * factor / (1 + tolerance / 2), attempts, tolerance)
+        if choice is None:
             break
         timing = measure(choice, FIRST)
-        if seems_right := 1 <= reach(timing) <= 1 + tolerance:
-            timing = timing.pooled(measure(choice, AGAIN))
-        attempts.append(Attempt(choice, predict(choice), timing, reach(timing)))
-        if seems_right and 1 <= attempts[-1].reach <= 1 + tolerance:
+        attempt = Attempt(choice, predict(choice), timing, reach(timing))
+        would_be_taken = attempt.reach >= 1 and _goodness(attempt) >= max(
+            map(_goodness, attempts), default=(False, 0)
+        )
+        attempts.append(read_again(attempt) if would_be_taken else attempt)
+        if attempts[-1].hits(tolerance):
             break
-        factor = median(attempt.reach * attempt.predicted_ms / asked_ms for attempt in attempts)
-    return sorted(attempts, key=_goodness)
+        factor = median(one.reach * one.predicted_ms / asked_ms for one in attempts)
+    attempts.sort(key=_goodness)
+    while attempts and attempts[-1].readings == 1:
+        attempts[-1] = read_again(attempts[-1])
+        attempts.sort(key=_goodness)
+    return attempts
+
+
+def _unmeasured(
+    search: Callable[[float], Choice | None],
+    budget: float,
+    attempts: Sequence[Attempt[Choice]],
+    tolerance: float,
+) -> Choice | None:
+    """The choice nearest to a budget that was not measured: more time after what was too fast, else less."""
+    for _ in range(STEPS):
+        choice = search(budget)
+        known = next((one for one in attempts if one.choice == choice), None)
+        if known is None:
+            return choice
+        budget *= 1 + STEP if known.reach > 1 + tolerance else 1 / (1 + STEP)
+    return None
 
 
 def _goodness(attempt: Attempt[Any]) -> tuple[bool, float]:

@@ -40,6 +40,8 @@ class Pruner(Keys):
 
     guides: ClassVar[tuple[str, ...]] = ()
     """Its keys that name another stage whose structure it reads."""
+    training_at: ClassVar[tuple[str, ...]] = ()
+    """The key under which its training keys lie, where they are not its own."""
     needs_target: ClassVar[bool] = False
     """Whether it must have one of the goals in `targets`."""
     whole_layers: ClassVar[bool] = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from compressor.executors import ExecutorKeys
 from compressor.models.structure import Structure
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+Interval95: TypeAlias = tuple[float, float]
 
 
 class LatencyCurve(Protocol):
@@ -63,20 +64,35 @@ class LatencyTable(Protocol):
 
 
 class Timing(NamedTuple):
-    """An exported model, measured beside the dense one: median milliseconds, and how many times faster it is."""
+    """An exported model, measured beside the dense one: median milliseconds, and how many times faster it is.
+
+    `ci95` is the interval of the speedup, paired with the dense model; `ms_ci95` that of the milliseconds alone.
+    """
 
     ms: float
     speedup: float
-    ci95: tuple[float, float]
+    ci95: Interval95
     noisy: bool
+    ms_ci95: Interval95
 
     def pooled(self, other: Timing) -> Timing:
-        """Two measurements of one model as one: geometric means, and an interval narrower by what two tell more."""
-        speedup = math.sqrt(self.speedup * other.speedup)
-        widths = [math.log(one.ci95[1] / one.ci95[0]) / 2 for one in (self, other)]
-        width = math.exp(math.hypot(*widths) / 2)
-        interval = (speedup / width, speedup * width)
-        return Timing(math.sqrt(self.ms * other.ms), speedup, interval, self.noisy or other.noisy)
+        """Two measurements of one model as one."""
+        speedup, ci95 = _pooled((self.speedup, other.speedup), (self.ci95, other.ci95))
+        ms, ms_ci95 = _pooled((self.ms, other.ms), (self.ms_ci95, other.ms_ci95))
+        return Timing(ms, speedup, ci95, self.noisy or other.noisy, ms_ci95)
+
+
+def _pooled(
+    values: tuple[float, float], intervals: tuple[Interval95, Interval95]
+) -> tuple[float, Interval95]:
+    """Geometric mean, and an interval narrower by what two readings tell more, if they agree.
+
+    Where they are further apart than their intervals explain, it reaches from the one to the other.
+    """
+    mean = math.sqrt(values[0] * values[1])
+    widths = [math.log(high / low) / 2 for low, high in intervals]
+    width = math.exp(max(math.hypot(*widths), abs(math.log(values[0] / values[1]))) / 2)
+    return mean, (mean / width, mean * width)
 
 
 class TrainingPart(Protocol):

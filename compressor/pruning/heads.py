@@ -12,6 +12,7 @@ from compressor.models.architecture import architecture_of, structure_in
 from compressor.models.structure import SubLayer
 from compressor.pruning.base import Pruned, Pruner
 from compressor.pruning.context import Context
+from compressor.pruning.layer_drop import numbers_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +57,10 @@ class Heads(Pruner):
         if explicit != (self.keep is None):
             what = "leave `keep` out" if explicit else "say how many heads to `keep`: a share or a number"
             raise ValueError(f"{what} (score {self.score})")
+        if self.drop is not None and not any(self.drop.values()):
+            raise ValueError("`drop` names no head")
+        if explicit and "scope" in self.model_fields_set:
+            raise ValueError("`scope` is for scores that choose; explicit names the heads itself")
         if self.steps > 1 and self.score in ("explicit", "random"):
             raise ValueError(f"`steps` are for scores that change; {self.score} does not")
         return self
@@ -63,20 +68,22 @@ class Heads(Pruner):
     def check(self, config: PretrainedConfig) -> None:
         """There are such layers and heads."""
         family = architecture_of(config)
-        stack, every = family.stacks[0], structure_in(config).heads()
-        layers, heads = getattr(config, stack.layers_key), getattr(config, stack.heads_key)
+        structure = structure_in(config)
+        there = {layer.index: sub.kept for layer, name, sub in structure.each() if name != "ffn" and sub.kept}
         if self.drop and family.writes_text:
             raise UserError(
                 "heads: `drop` numbers the layers of an encoder; with encoder and decoder take another score"
             )
         for layer, dropped in (self.drop or {}).items():
-            if not 0 <= layer < layers:
-                raise UserError(f"heads: no layer {layer}: this model has 0 to {layers - 1}")
+            if layer not in there:
+                raise UserError(f"heads: no layer {layer}: this model has {numbers_text(sorted(there))}")
             for head in dropped:
-                if head >= heads:
-                    raise UserError(f"heads: no head {head} in layer {layer}: each has 0 to {heads - 1}")
-        if isinstance(self.keep, int) and self.keep > every:
-            raise UserError(f"heads: {self.keep} is more than the {every} heads this model has")
+                if head not in there[layer]:
+                    raise UserError(
+                        f"heads: no head {head} in layer {layer}: it has {numbers_text(there[layer])}"
+                    )
+        if isinstance(self.keep, int) and self.keep > structure.heads():
+            raise UserError(f"heads: {self.keep} is more than the {structure.heads()} heads this model has")
 
     def prune(self, model: PreTrainedModel, context: Context) -> Iterable[Pruned]:
         """Choose, and leave what removed heads output at every token (their value biases) in the weights."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import Field, model_validator
 
 from compressor.errors import UserError
-from compressor.models.architecture import architecture_of
+from compressor.models.architecture import architecture_of, structure_in
 from compressor.pruning.base import Pruned, Pruner
 from compressor.pruning.context import Context
 from compressor.pruning.target import Target
@@ -67,8 +67,8 @@ MEASURES = ("contribution", "weight", "block-influence", "angular", "metric")
 
 def most(strategy: str, layers: int) -> int:
     """How many of `layers` a strategy can drop; one always stays."""
-    every_other = {"even-alternate": layers // 2, "odd-alternate": (layers + 1) // 2}
-    return min(every_other.get(strategy, layers), layers - 1)
+    fewer = {"even-alternate": layers // 2, "odd-alternate": (layers + 1) // 2, "metric": layers - 2}
+    return max(0, min(fewer.get(strategy, layers), layers - 1))
 
 
 class LayerDrop(Pruner):
@@ -90,6 +90,7 @@ class LayerDrop(Pruner):
         - prune: {method: layer-drop, strategy: top, drop: 4}
     """
 
+    training_at: ClassVar[tuple[str, ...]] = ("iterative",)
     whole_layers: ClassVar[bool] = True
     prunes_writers: ClassVar[bool] = True
 
@@ -118,7 +119,9 @@ class LayerDrop(Pruner):
         explicit = self.strategy == "explicit"
         if explicit != (self.layers is not None):
             raise ValueError("name the `layers` with strategy explicit, and only with it")
-        named = self.layers.values() if isinstance(self.layers, dict) else [self.layers or []]
+        named = list(self.layers.values()) if isinstance(self.layers, dict) else [self.layers or []]
+        if explicit and not any(named):
+            raise ValueError("`layers` names none")
         if any(len(set(numbers)) < len(numbers) for numbers in named):
             raise ValueError("`layers` names one twice")
         if isinstance(self.drop, dict) and self.strategy not in PLACES:
@@ -169,18 +172,21 @@ class LayerDrop(Pruner):
                 if family.writes_text
                 else f"layer-drop: {key} by stack is for encoder-decoders; this model has one stack"
             )
+        have = structure_in(config).layers
         for stack in family.stacks:
-            layers = getattr(config, stack.layers_key)
+            there = [layer.index for layer in have if layer.stack == stack.name]
             where = f" of the {stack.name}" if family.writes_text else ""
             named = self.layers.get(stack.name) if isinstance(self.layers, dict) else self.layers  # type: ignore[call-overload]
             for index in named or []:
-                if index >= layers:
-                    raise UserError(f"layer-drop: no layer {index}{where}: this model has 0 to {layers - 1}")
-            if named is not None and len(named) >= layers:
-                raise UserError(f"layer-drop: one of the {layers} layers{where} must stay")
+                if index not in there:
+                    raise UserError(
+                        f"layer-drop: no layer {index}{where}: this model has {numbers_text(there)}"
+                    )
+            if named is not None:
+                _check_left(len(there) - len(named), where)
             counts = [self.drop.get(stack.name, 0)] if isinstance(self.drop, dict) else self.counts()  # type: ignore[call-overload]
             for count in counts:
-                _check_count(self.strategy, layers, count)
+                _check_count(self.strategy, len(there), count)
 
     def prune(self, model: PreTrainedModel, context: Context) -> Iterable[Pruned]:
         """Choose the layers; nothing is left to fold."""
@@ -192,7 +198,7 @@ class LayerDrop(Pruner):
             return
         chosen = self._choose(model, structure, context)
         for member, dropped in zip(self.members(None), chosen, strict=True):
-            yield Pruned(model, without(structure, dropped), {"dropped": dropped}, member)
+            yield Pruned(model, without(structure, dropped), _report(structure, dropped), member)
 
     def _choose(self, model: PreTrainedModel, structure: Structure, context: Context) -> list[list[int]]:
         """For every member the places of the layers to drop, in the model as it is."""
@@ -200,8 +206,9 @@ class LayerDrop(Pruner):
         if isinstance(self.drop, dict) or isinstance(self.layers, dict):
             return [self._choose_by_stack(structure)]
         if self.layers is not None:
-            place = {layer.index: at for at, layer in enumerate(structure.layers)}
-            return [[place[index] for index in self.layers if index in place]]
+            gone = [at for at, layer in enumerate(structure.layers) if layer.index in self.layers]
+            _check_left(layers - len(gone))
+            return [gone]
         for count in self.counts():
             _check_count(self.strategy, layers, count)
         if self.strategy in PLACES:
@@ -217,7 +224,9 @@ class LayerDrop(Pruner):
             places = [at for at, layer in enumerate(structure.layers) if layer.stack == stack]
             if isinstance(self.layers, dict):
                 named = self.layers.get(stack, [])  # type: ignore[call-overload]
-                gone += [at for at in places if structure.layers[at].index in named]
+                chosen = [at for at in places if structure.layers[at].index in named]
+                _check_left(len(places) - len(chosen), f" of the {stack}")
+                gone += chosen
             elif isinstance(self.drop, dict):
                 count = self.drop.get(stack, 0)  # type: ignore[call-overload]
                 _check_count(self.strategy, len(places), count)
@@ -225,16 +234,17 @@ class LayerDrop(Pruner):
         return gone
 
     def _step_by_step(self, model: PreTrainedModel, structure: Structure, context: Context) -> Pruned:
-        """Drop in the order of the strategy, one layer after every training."""
+        """Drop what the strategy drops of one layer, of two, and so on, one more after every training."""
         from compressor.models.gates import Gates
 
         assert self.iterative is not None
         (count,) = self.counts()
-        order = list(reversed(PLACES[self.strategy](len(structure.layers), count)))
-        for step in range(count):
-            with Gates(model, without(structure, order[:step])):
+        _check_count(self.strategy, len(structure.layers), count)
+        dropped = [PLACES[self.strategy](len(structure.layers), step) for step in range(count + 1)]
+        for gone in dropped[:-1]:
+            with Gates(model, without(structure, gone)):
                 context.train(model, self.iterative)
-        return Pruned(model, without(structure, order), {"dropped": order})
+        return Pruned(model, without(structure, dropped[-1]), _report(structure, dropped[-1]))
 
 
 def counts_in(drop: int | list[int] | Mapping[Any, int] | None) -> list[int]:
@@ -255,6 +265,24 @@ def without(structure: Structure, places: Sequence[int]) -> Structure:
     """The structure without the layers at these places (from 0, of those it has)."""
     kept = tuple(layer for at, layer in enumerate(structure.layers) if at not in set(places))
     return replace(structure, layers=kept)
+
+
+def numbers_text(numbers: Sequence[int]) -> str:
+    """`0 to 5`, or `0, 2 and 5` where some are missing."""
+    first, last = numbers[0], numbers[-1]
+    if len(numbers) == last - first + 1:
+        return f"{first} to {last}"
+    return f"{', '.join(map(str, numbers[:-1]))} and {last}"
+
+
+def _report(structure: Structure, places: Sequence[int]) -> dict[str, Any]:
+    """Which layers went, by their numbers in the original."""
+    return {"dropped": [structure.layers[at].index for at in places]}
+
+
+def _check_left(layers: int, where: str = "") -> None:
+    if layers < 1:
+        raise UserError(f"layer-drop: one of the layers{where} must stay")
 
 
 def _check_count(strategy: str, layers: int, count: int) -> None:

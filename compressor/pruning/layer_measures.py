@@ -92,8 +92,6 @@ def least_missed(model: PreTrainedModel, context: Context, count: int) -> list[i
 
     structure = structure_of(model)
     between = range(1, len(structure.layers) - 1)
-    if count > len(between):
-        raise UserError(f"layer-drop: metric keeps the first and the last layer: drop at most {len(between)}")
     gone: list[int] = []
     for _ in range(count):
         scores = {}

@@ -74,6 +74,8 @@ class Target(Keys):
             raise ValueError("give exactly one of speedup, latency_ms, sparsity, max_metric_drop")
         if not self.values or len(set(self.values)) < len(self.values):
             raise ValueError("a list of targets names each value once, and at least one")
+        if self.speedup is not None and min(self.values) <= 1:
+            raise ValueError("a speedup is above 1: 2 asks for half the time")
         if self.sparsity is not None and max(self.values) >= 1:
             raise ValueError("sparsity is the share of the layers' weights to remove: below 1")
         return self

@@ -152,6 +152,7 @@ def _gate_unit(name: str, metric: str) -> tuple[float, str, int]:
         "min_speedup": (1, "x", 2),
         "min_speedup_over_fp32": (1, "x", 2),
         "max_latency_ms": (1, " ms", 2),
+        "max_target_miss": (100, " %", 1),
         "max_file_mb": (1, " MB", 1),
         "min_agreement": (100, " %", 2),
     }

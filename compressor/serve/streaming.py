@@ -100,7 +100,13 @@ def _read(reader: Reader, tokens: Sequence[int], length: int) -> tuple[State, np
 
 
 def chooser(temperature: float, seed: int) -> Choose:
-    """The likeliest token (temperature 0), or one drawn with probabilities softened by the temperature."""
+    """The likeliest token (temperature 0), or one drawn with probabilities softened by the temperature.
+
+    Raises:
+        ValueError: the temperature is below 0.
+    """
+    if not temperature >= 0:
+        raise ValueError(f"temperature {temperature}: 0 takes the likeliest token, more than 0 draws one")
     dice = np.random.default_rng(seed)
 
     def choose(logits: np.ndarray) -> int:

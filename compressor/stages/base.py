@@ -66,6 +66,11 @@ class Stage(Keys):
         """Its training keys, if it trains."""
         return None
 
+    @property
+    def training_at(self) -> tuple[str, ...]:
+        """The key under which its training keys lie, where they are not its own."""
+        return ()
+
     def effort(self, config: PretrainedConfig) -> float:
         """Roughly how many epochs of the whole model its training takes."""
         return self.training.epochs if self.training else 0.0
@@ -79,7 +84,9 @@ class Stage(Keys):
     def references(self) -> dict[tuple[str, ...], str]:
         """Ids of the stages it reads besides its source, by the key that names them."""
         distill = self.training.distill if self.training else None
-        return {TEACHER: distill.teacher} if distill and isinstance(distill.teacher, str) else {}
+        if distill is None or not isinstance(distill.teacher, str):
+            return {}
+        return {(*self.training_at, *TEACHER): distill.teacher}
 
     def circumstances(self, benchmark: BenchmarkKeys, gates: GateKeys) -> Any:
         """What its result depends on beside its keys and inputs: this machine, what is timed, what is demanded."""

@@ -23,7 +23,9 @@ TUNED = "tuned"
 RESERVED = frozenset({"work", "shared", "measurements", "artifacts", "artifact", "rejected"})
 """Folders of every run beside those of its stages."""
 
-Problem = tuple[tuple[str | int, ...], str]
+Place = tuple[str | int, ...]
+"""Where in the recipe: keys, and numbers in lists."""
+Problem = tuple[Place, str]
 """Where in the recipe, and what is wrong."""
 
 
@@ -105,7 +107,7 @@ def check_order(stages: Sequence[Stage | Outline], baseline: str | None) -> Iter
         for key, other in stage.references.items():
             if other not in pruned:
                 yield (*at, *key), _unknown_stage(other, pruned)
-            elif key != TEACHER and pruned[other] == "dense":
+            elif key[-2:] != TEACHER and pruned[other] == "dense":
                 yield (*at, *key), f"'{other}' is not pruned: name a `prune` before this one"
         exported = exported or stage.verb == Export.verb
         if not exported:

@@ -74,8 +74,8 @@ class Clock:
         self.work.once(stored, make)
         times = read_json(stored)
         row = times["speedup"]["pruned"]
-        low, high = row["ci95"]
-        return Timing(times["p50_ms"]["pruned"], row["value"], (low, high), row["noisy"])
+        ci95, ms_ci95 = tuple(row["ci95"]), tuple(times["p50_ci95"]["pruned"])
+        return Timing(times["p50_ms"]["pruned"], row["value"], ci95, row["noisy"], ms_ci95)
 
     def _exported_dense(self, precision: Precision) -> Path:
         """The run's own model as it came: exported once, as many are timed beside it."""

@@ -45,6 +45,11 @@ class Prune(Stage):
         return self.pruner.training
 
     @property
+    def training_at(self) -> tuple[str, ...]:
+        """Where the method's lie."""
+        return self.pruner.training_at
+
+    @property
     def references(self) -> dict[tuple[str, ...], str]:
         """Its teacher, and the stages that guide its method."""
         guides = {(key,): getattr(self.pruner, key) for key in self.pruner.guides}

@@ -8,13 +8,16 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from compressor.cell import Cell
+from compressor.pruning.target import Target, members_of
 from compressor.schema import Keys
 
 Positive = Annotated[float, Field(gt=0)]
 BASELINE = "dense_fp32"
 """The variant that speedups and drops are measured from."""
 OVER_FP32 = "min_speedup_over_fp32"
-"""The gate that no recipe has to ask for: what is quantized must not be slower than the same model in fp32."""
+"""A gate that no recipe has to ask for: what is quantized must not be slower than the same model in fp32."""
+TARGET = "max_target_miss"
+"""Another one: what aimed at a speed must have it when it is measured for the report."""
 
 
 class Limit(Keys):
@@ -30,7 +33,10 @@ class Limit(Keys):
 
 
 class GateKeys(Keys):
-    """Metrics are fractions; drops are harm in the primary metric; speedups are against the dense fp32 model."""
+    """Metrics are fractions; drops are harm in the primary metric; speedups are against the dense fp32 model.
+
+    `max_target_miss`: what was pruned to a speedup or a latency may be slower than that by this share.
+    """
 
     max_metric_drop: Annotated[float, Field(ge=0)] | None = None
     max_metric_drop_relative: Annotated[float, Field(ge=0)] | None = None
@@ -39,6 +45,7 @@ class GateKeys(Keys):
     max_latency_ms: Positive | Limit | None = None
     max_file_mb: Positive | None = None
     max_parity_error: Positive = 1e-4
+    max_target_miss: Annotated[float, Field(ge=0)] | None = 0.05
     min_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
     on_noise: Literal["fail", "warn"] = "fail"
 
@@ -93,7 +100,7 @@ def judged(gates: GateKeys, release: str, final: str, variants: Iterable[str]) -
     found = {}
     for gate in GateKeys.model_fields:
         limit = getattr(gates, gate)
-        if gate != "on_noise" and limit is not None:
+        if gate not in ("on_noise", TARGET) and limit is not None:
             named = limit.variant if isinstance(limit, Limit) else None
             names = "all" if gate == "max_parity_error" else named or release
             found[gate] = [name for name in stands_for(names, final, variants) if _says_of(gate, name)]
@@ -108,12 +115,15 @@ def _says_of(gate: str, variant: str) -> bool:
     return {"max_parity_error": is_fp32, "min_agreement": not is_fp32}.get(gate, True)
 
 
-def judge(gates: GateKeys, release: str, results: dict[str, Any]) -> list[dict[str, Any]]:
+def judge(
+    gates: GateKeys, release: str, results: dict[str, Any], target: Target | None = None
+) -> list[dict[str, Any]]:
     """Every gate's verdict on every variant that it judges, in the form of results.json.
 
     Speed and latency are judged by the whole 95 % interval: passed when all of it meets the limit, failed when
     none of it does, else inconclusive. Everything else is judged by its value. What is released quantized is
-    also held to the speed of the same model in fp32, and fails where it is surely slower.
+    also held to the speed of the same model in fp32, and what was pruned to a speed to the `target`: it fails where
+    it is surely slower.
     """
     final, variants = results["final"], results["variants"]
     asked = [
@@ -121,10 +131,17 @@ def judge(gates: GateKeys, release: str, results: dict[str, Any]) -> list[dict[s
         for gate, names in judged(gates, release, final, variants).items()
         for name in names
     ]
+    released = stands_for(release, final, variants)
+    asked += [_pays(name, row) for name in released if (row := _over_fp32(variants[name]))]
+    if target is None or not target.timed or gates.max_target_miss is None:
+        return asked
+    goals = {
+        name: members_of(target).get(name.rpartition("_")[0]) for name in released if _aims(target, name)
+    }
     return asked + [
-        _pays(name, row)
-        for name in stands_for(release, final, variants)
-        if (row := _over_fp32(variants[name]))
+        _meets(gates.max_target_miss, name, goal, variants[name], target)
+        for name, goal in goals.items()
+        if goal
     ]
 
 
@@ -140,6 +157,33 @@ def _pays(name: str, row: dict[str, Any]) -> dict[str, Any]:
         "variant": name,
         "detail": str(Cell.of(row)),
     }
+
+
+def _aims(target: Target, variant: str) -> bool:
+    """Whether a variant's speedup or latency in the results is one that a target speaks of."""
+    if target.at.relative_to == "same-precision" and not variant.endswith("_fp32"):
+        return False
+    return target.at.precision == "fp32" or variant.endswith(f"_{target.at.precision}")
+
+
+def _meets(most: float, name: str, goal: float, variant: dict[str, Any], target: Target) -> dict[str, Any]:
+    """By what share a variant is slower than its target asks: it fails where that is surely above `most`."""
+    where = Limit(value=1, **target.at.model_dump(exclude={"precision", "relative_to"}))
+    read = _timed("max_latency_ms" if target.latency_ms else "min_speedup", where, variant)
+    made = {
+        "name": TARGET,
+        "limit": most,
+        "value": None,
+        "ci95": None,
+        "passed": False,
+        "inconclusive": False,
+    }
+    made |= {"variant": name, "detail": read.detail}
+    if read.value is None or read.interval is None:
+        return made
+    ends = (read.value, *read.interval)
+    value, *interval = (end / goal - 1 if target.latency_ms else goal / end - 1 for end in ends)
+    return made | {"value": value, "ci95": sorted(interval), "passed": min(interval) <= most}
 
 
 def let_through(gate: dict[str, Any], on_noise: str) -> bool:

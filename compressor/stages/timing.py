@@ -54,6 +54,7 @@ def time_models(
         )
     return {
         "p50_ms": {name: rows[0]["p50_ms"] for name, rows in measured.latency.items()},
+        "p50_ci95": {name: rows[0]["p50_ci95"] for name, rows in measured.latency.items()},
         "speedup": {name: rows[0] for name, rows in measured.speedup.items()},
         "conditions": measured.conditions[0],
     }

@@ -56,6 +56,8 @@ class LayerDistiller:
         self.keys = keys
         self.names = architecture_of(teacher.config).inputs
         self.transform = transform_of(student, teacher, learned)
+        self.places = {layer.index: at for at, layer in enumerate(structure_of(student).layers)}
+        """Where the student has a layer of the original."""
 
     @contextmanager
     def beside(self, model: PreTrainedModel) -> Iterator[None]:
@@ -112,7 +114,7 @@ class LayerDistiller:
     ) -> list[int]:
         alive = torch.stack([(a != b).any() for a, b in pairwise(states)] or [torch.tensor(True)])
         if self.keys.match == "same":
-            return [at if at < len(ours) and alive[at] else -1 for at in taught]
+            return [self.places[at] if at in self.places and alive[self.places[at]] else -1 for at in taught]
         distances = torch.stack([torch.stack([functional.mse_loss(o, t) for o in ours]) for t in targets])
         nearest = self.keys.match == "nearest"
         candidates = [j for j, live in enumerate(alive.tolist()) if live or nearest]

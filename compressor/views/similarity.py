@@ -35,8 +35,11 @@ def similarity_view(model: Path, project: Project | None) -> Group:
     if not has_config(model) or not any(model.glob("*.safetensors")):
         raise UserError(f"--similarity needs a checkpoint folder with weights; {model} is none")
     from compressor.models import checkpoint
+    from compressor.models.architecture import architecture_of
     from compressor.pruning.layer_measures import similarity
 
+    if len(architecture_of(checkpoint.read_config(model)).stacks) > 1:
+        raise UserError(f"--similarity compares the layers of one stack; {model} is an encoder-decoder")
     found = similarity(checkpoint.load(model), _batches(model, project))
     texts = "docstrings" if project is None else f"the selection split of {project.recipe.name}"
     note = (
@@ -49,12 +52,11 @@ def _batches(model: Path, project: Project | None) -> Iterator[dict[str, Tensor]
     if project is not None:
         yield from _of_the_task(model, project)
         return
-    from transformers import AutoTokenizer
-
-    from compressor.stages.base import read_by_model
     from compressor.tasks.docstrings import build
+    from compressor.tasks.text_classification import TextClassification
+    from compressor.views.folders import tokenizer_beside
 
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, **read_by_model(model))
+    tokenizer: Any = tokenizer_beside(model, TextClassification)
     texts = build()["validation"]["text"].tolist()[:EXAMPLES]
     for start in range(0, len(texts), BATCH):
         yield tokenizer(
@@ -64,10 +66,10 @@ def _batches(model: Path, project: Project | None) -> Iterator[dict[str, Tensor]
 
 def _of_the_task(model: Path, project: Project) -> Iterator[dict[str, Tensor]]:
     from compressor.models.outputs import MODEL_INPUTS, columns
-    from compressor.stages.base import open_tokenizer
+    from compressor.views.folders import tokenizer_beside
 
     task = project.data.task
-    tokenizer = open_tokenizer(model, project.data.kind)
+    tokenizer = tokenizer_beside(model, project.data.kind)
     rows = columns(task.features(task.examples.selection.head(EXAMPLES), tokenizer), MODEL_INPUTS)
     collate = task.collate(tokenizer)
     for start in range(0, len(rows), BATCH):

@@ -141,6 +141,8 @@ KEYS = [
     ("quantize: {}", "quantize: {mode: fp16, per_channel: true}", 13, "stages.quantize", "no `per_channel`"),
     ("export: {}", "export: {opset: 3}", 12, "stages.export.opset", "greater than or equal to 14"),
     ("seed: 1", "target: {speedup: 2}", 6, "target", "movement does not aim at speedup"),
+    ("seed: 1", "target: {speedup: 1}", 6, "target", "a speedup is above 1: 2 asks for half the time"),
+    ("min_speedup: 2", "max_metric_drop: 1", 15, "gates.max_metric_drop", "0.01 is one point"),
     ("seed: 1", "target: {sparsity: 1.5}", 6, "target", "sparsity is the share of the layers' weights"),
     ("seed: 1", "target: {sparsity: [0.5, 0.5]}", 6, "target", "names each value once"),
     ("seed: 1", "target: {speedup: 2, sparsity: 0.5}", 6, "target", "give exactly one of speedup, latency_ms"),

@@ -362,6 +362,36 @@ def test_weights_begin_as_published(family: str) -> None:
             assert wide * 0.95 < bound <= wide, name
 
 
+@torch.no_grad()
+def test_spread_weights_tell_persistent_vectors_apart() -> None:
+    """By released ones every query reads all of them alike."""
+    used = {}
+    for how in ("released", "spread"):
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 64, "num_attention_heads": 4, "persistent_vectors": 128}
+        model = AutoModelForCausalLM.from_config(tiny_config(**sizes, initial_weights=how)).eval()
+        core = model.transformer.layers[0].core
+        assert (core.persistent_values.std() * 128**0.5 == pytest.approx(1, rel=0.05)) == (how == "spread")
+        seen: list[torch.Tensor] = []
+        core.dropout.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
+        model(tokens())
+        weights = seen[0][..., :128] / seen[0][..., :128].sum(dim=3, keepdim=True)
+        used[how] = torch.special.entr(weights).sum(dim=3).exp().mean().item()
+    assert used["spread"] < 0.6 * 128 < 0.95 * 128 < used["released"]
+
+
+def test_scores_and_losses_are_fp32_where_products_are_bf16() -> None:
+    model, ids = tiny_decoder(**ADAPTIVE), tokens()
+    seen: list[torch.dtype] = []
+    model.transformer.layers[0].core.dropout.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0].dtype)
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(ids, labels=ids)
+    assert output.losses.dtype == torch.float32
+    assert seen == [torch.float32]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_recipe_makes_one_from_scratch(family: str, tmp_path: Path) -> None:
     source = NewModel(config={"model_type": family, **tiny_config(family, **ADAPTIVE).to_diff_dict()})
@@ -381,8 +411,19 @@ def test_a_recipe_makes_one_from_scratch(family: str, tmp_path: Path) -> None:
         ({"cutoffs": [50]}, "cutoffs should rise"),
         ({"cutoffs": [10, 20, 30], "divisor": 4}, "cannot be divided so often"),
         ({"num_attention_heads": 5}, "no multiple of num_attention_heads 5"),
-        ({"memory_length": 0}, "memory_length should be at least 1"),
+        ({"memory_length": 0}, "memory_length should be a whole number of at least 1"),
         ({"distances": 5}, "distances should be above memory_length 5"),
+        ({"initial_weights": "large"}, "initial_weights should be released or spread"),
+        ({"persistant_vectors": 4}, "unknown key 'persistant_vectors'; did you mean 'persistent_vectors'"),
+        ({"intermediate_size": 4}, "unknown key 'intermediate_size'"),
+        ({"word_dropout": 1.5}, "word_dropout is a share"),
+        ({"num_attention_heads": -4}, "num_attention_heads should be a whole number of at least 1, not -4"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers should be a whole number"),
+        ({"memory_length": "64"}, "memory_length should be a whole number of at least 1, not '64'"),
+        ({"persistent_vectors": 2.5}, "persistent_vectors should be a whole number"),
+        ({"divisor": 0}, "divisor should be a whole number"),
+        ({"cutoffs": 10}, "cutoffs should be a list, not 10"),
+        ({"cutoffs": [2.5]}, "cutoffs should be whole numbers"),
         ({"initial_memory": "ones"}, "initial_memory should be empty or zeros"),
         ({"model_type": "transformer-xl"}, "transformer-xl has no persistent_vectors"),
     ],

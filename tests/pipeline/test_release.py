@@ -10,6 +10,7 @@ import pytest
 from compressor import results as results_module
 from compressor.display import Display
 from compressor.errors import GateError
+from compressor.pruning.target import At, Target
 from compressor.results import _package, handed_over
 from compressor.stages.release import GateKeys, Limit, final_of, judge, judged
 
@@ -116,6 +117,43 @@ def over_fp32(*interval: float, precision: str = "int8") -> dict[str, Any]:
     quantization = {"speedup": [CELL | {"value": value, "ci95": [low, high]}]}
     found["variants"]["pruned_int8"] |= {"precision": precision, "quantization": quantization}
     return found
+
+
+@pytest.mark.parametrize(
+    ("asked", "at", "expected"),
+    [
+        ({"speedup": 2.2}, {}, {"pruned_int8": "passed"}),
+        ({"speedup": 2.4}, {}, {"pruned_int8": "passed"}),  # 2.3 at the fast end is within 5 %
+        ({"speedup": 2.5}, {}, {"pruned_int8": "failed"}),
+        ({"latency_ms": 9.5}, {}, {"pruned_int8": "passed"}),
+        ({"latency_ms": 8.5}, {}, {"pruned_int8": "failed"}),
+        ({"speedup": 2.5}, {"precision": "int8"}, {"pruned_int8": "failed"}),
+        ({"speedup": 2.5}, {"precision": "int8", "relative_to": "same-precision"}, {}),
+        ({"speedup": 2.5}, {"batch_size": 8}, {"pruned_int8": "failed"}),  # not measured
+        ({"sparsity": 0.5}, {}, {}),
+    ],
+)
+def test_what_was_pruned_to_a_speed_has_it_in_the_end(
+    asked: dict[str, Any], at: dict[str, Any], expected: dict[str, str]
+) -> None:
+    found = judge(GateKeys(), "final", results(), Target(**asked, at=At(**at)))
+    assert {g["variant"]: state(g) for g in found if g["name"] == "max_target_miss"} == expected
+    off = judge(GateKeys(max_target_miss=None), "final", results(), Target(**asked, at=At(**at)))
+    assert "max_target_miss" not in {g["name"] for g in off}
+
+
+def test_every_member_of_a_family_is_held_to_its_own_speed() -> None:
+    found = results()
+    for name, speed in (("1.5x", 1.5), ("3x", 2.0)):
+        made = variant("pruned_fp32") | {
+            "speedup": [CELL | {"value": speed, "ci95": [speed - 0.1, speed + 0.1]}]
+        }
+        found["variants"][f"{name}_fp32"] = made
+    gates = judge(GateKeys(), "all", found, Target(speedup=[1.5, 3]))
+    (fast, slow) = [g for g in gates if g["name"] == "max_target_miss"]
+    assert (fast["variant"], state(fast), fast["value"]) == ("1.5x_fp32", "passed", 0.0)
+    assert (slow["variant"], state(slow), slow["value"]) == ("3x_fp32", "failed", 0.5)
+    assert slow["ci95"] == pytest.approx([3 / 2.1 - 1, 3 / 1.9 - 1])
 
 
 def test_what_quantization_slowed_down_is_not_final() -> None:

@@ -86,8 +86,9 @@ class Alone:
         """A clock by which every model takes a tenth longer than the table says."""
         structure = structure_of(model())
         self.measured.append(structure)
-        speedup = TABLE.dense_ms / (1.1 * ms_of(structure))
-        return Timing(TABLE.dense_ms / speedup, speedup, (speedup, speedup), False)
+        ms = 1.1 * ms_of(structure)
+        speedup = TABLE.dense_ms / ms
+        return Timing(ms, speedup, (speedup, speedup), False, (ms, ms))
 
     def progress(self, _what: str, share: float) -> None:
         if len(self.trainings) > 1 and share > self.stop_at:

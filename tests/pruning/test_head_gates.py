@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +106,22 @@ def test_after_training_nothing_is_left_to_chance() -> None:
     model = tiny_decoder()
     gates = BinaryGates(model, 2.0)
     state = torch.get_rng_state()
-    gates.draw(7)
-    drawn = gates.values(0)
-    gates.draw(7)
-    assert torch.equal(gates.values(0), drawn)
+    gates.draw(7, 0)
     gates.eval()
     assert gates.values(0).tolist() == [1] * HEADS
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_noise_is_fresh_in_every_step_and_the_same_in_the_same_one() -> None:
+    gates = BinaryGates(tiny_decoder(), 0.0)
+    drawn = {}
+    for seed, step in product((1, 2), (0, 1, 2)):
+        gates.draw(seed, step)
+        drawn[seed, step] = torch.cat(gates.noise)
+    for one, other in combinations(drawn, 2):
+        assert not torch.equal(drawn[one], drawn[other]), (one, other)
+    gates.draw(1, 2)
+    assert torch.equal(torch.cat(gates.noise), drawn[1, 2])
 
 
 def test_output_scaling() -> None:

@@ -155,6 +155,9 @@ def test_random_heads_follow_the_seed() -> None:
         ({"score": "explicit", "drop": {0: [1]}, "keep": 3}, "leave `keep` out"),
         ({"score": "random", "keep": 3, "steps": 2}, "does not"),
         ({"keep": 0.0}, "greater than 0"),
+        ({"score": "explicit", "drop": {}}, "`drop` names no head"),
+        ({"score": "explicit", "drop": {0: []}}, "`drop` names no head"),
+        ({"score": "explicit", "drop": {0: [1]}, "scope": "layer"}, "`scope` is for scores that choose"),
     ],
 )
 def test_keys_that_do_not_fit_together(given: dict[str, Any], words: str) -> None:

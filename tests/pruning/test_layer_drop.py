@@ -128,13 +128,38 @@ def test_properties_of_all_sets(layers: int) -> None:
         ({"strategy": "even-alternate", "drop": 2}, "even-alternate can drop 0 to 1 of 3 layers"),
         ({"strategy": "symmetric", "drop": 2}, "of 3 it can drop 1, not 2"),
         ({"strategy": "explicit", "layers": [3]}, "no layer 3: this model has 0 to 2"),
-        ({"strategy": "explicit", "layers": [0, 1, 2]}, "one of the 3 layers must stay"),
+        ({"strategy": "explicit", "layers": [0, 1, 2]}, "one of the layers must stay"),
         ({"strategy": "top", "drop": [1, 3]}, "not 3"),
+        ({"strategy": "metric", "drop": 2}, "metric can drop 0 to 1 of 3 layers"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(given: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         keys(**given).check(tiny_model("bert").config)
+
+
+def test_layers_are_numbered_as_in_the_original_where_some_are_gone(tmp_path: Path) -> None:
+    """Of six layers 0, 2 and 5 are left, and the model was saved."""
+    model = tiny_model("bert", num_hidden_layers=6)
+    checkpoint.save(slice_model(model, without(structure_of(model), [1, 3, 4])), tmp_path)
+    left = checkpoint.load(tmp_path)
+    for given in ({"layers": [1]}, {"layers": [3]}):
+        with pytest.raises(UserError, match="this model has 0, 2 and 5"):
+            keys(strategy="explicit", **given).check(left.config)
+    explicit = keys(strategy="explicit", layers=[5])
+    explicit.check(left.config)
+    for method, gone in ((explicit, [5]), (keys(strategy="top", drop=2), [2, 5])):
+        (pruned,) = method.prune(left, Told())
+        assert pruned.report["dropped"] == gone
+        assert [layer.index for layer in pruned.structure.layers] == [i for i in (0, 2, 5) if i not in gone]
+
+
+def test_some_layer_stays_also_of_a_model_that_an_earlier_stage_cut() -> None:
+    model = tiny_model("bert", num_hidden_layers=3)
+    model = slice_model(model, without(structure_of(model), [0]))
+    for method in (keys(strategy="explicit", layers=[1, 2]), keys(drop=2, iterative={"epochs": 1.0})):
+        with pytest.raises(UserError, match=r"must stay|can drop 0 to 1 of 2 layers"):
+            list(method.prune(model, Told()))
 
 
 @pytest.mark.parametrize(
@@ -144,6 +169,7 @@ def test_what_cannot_be_is_refused_with_the_reason(given: dict[str, Any], words:
         ({"strategy": "explicit"}, "name the `layers`"),
         ({"strategy": "top", "layers": [1], "drop": 1}, "name the `layers`"),
         ({"strategy": "explicit", "layers": [1, 1]}, "names one twice"),
+        ({"strategy": "explicit", "layers": []}, "`layers` names none"),
         ({"strategy": "explicit", "layers": [1], "drop": 1}, "leave `drop` out"),
         ({"strategy": "top", "drop": 1, "threshold": 0.9}, "is for strategy contribution"),
         ({"strategy": "contribution", "drop": 1, "threshold": 0.9}, "in place of `drop`"),
@@ -385,7 +411,7 @@ def test_metric_removes_what_is_missed_least_one_after_the_other() -> None:
     assert [p.report["dropped"] for p in family] == [[2], [2, 4]]
     assert context.asked[:4] == [{1}, {2}, {3}, {4}]
     assert context.asked[4:] == [{1, 2}, {2, 3}, {2, 4}]
-    with pytest.raises(UserError, match="keeps the first and the last layer: drop at most 4"):
+    with pytest.raises(UserError, match="metric can drop 0 to 4 of 6 layers"):
         list(keys(strategy="metric", drop=5).prune(model, context))
 
 
@@ -394,3 +420,14 @@ def test_iterative_trains_before_every_drop() -> None:
     (pruned,) = keys(strategy="top", drop=2, iterative={"epochs": 2.0}).prune(tiny_model("bert"), context)
     assert context.trained == [(2.0, [0, 1, 2]), (2.0, [0, 1])]
     assert [la.index for la in pruned.structure.layers] == [0]
+    bottom = Told()
+    list(keys(strategy="bottom", drop=2, iterative={"epochs": 1.0}).prune(tiny_model("bert"), bottom))
+    assert bottom.trained == [(1.0, [0, 1, 2]), (1.0, [1, 2])]
+
+
+@pytest.mark.parametrize("layers", [6, 7, 12])
+def test_what_goes_first_is_among_what_goes_in_the_end(layers: int) -> None:
+    """So that dropping step by step ends at the strategy's own set, by its own smaller ones."""
+    for name, choose in PLACES.items():
+        for count in range(1, most(name, layers) + 1):
+            assert set(choose(layers, count - 1)) < set(choose(layers, count)), name

@@ -127,6 +127,19 @@ def test_layers_that_do_nothing_are_not_matched() -> None:
     assert seen[1] == [0, 1, -1]
 
 
+def test_the_same_layer_is_found_where_others_were_cut_away() -> None:
+    """Of a student of three whose middle layer is gone the second is the teacher's third."""
+    teacher, student, inputs = tiny_model("bert"), tiny_model("bert"), padded_batch("bert")
+    gone = {("encoder", 1, name): SubLayer(absent=True) for name in ("attention", "ffn")}
+    student = slice_model(student, structure_of(student).keeping(gone))
+    layers, states = distiller(student, teacher, match="same"), states_of(student, inputs)
+    assert len(states) == 3
+    real = inputs["attention_mask"].bool()
+    theirs = states_of(teacher, inputs)
+    expected = sum((states[ours][real] - theirs[at][real]).square().mean() for ours, at in ((1, 1), (2, 3)))
+    torch.testing.assert_close(layers.loss(inputs, states), expected)
+
+
 def test_a_student_without_layers_still_learns_from_its_embeddings() -> None:
     student, inputs = tiny_model("bert"), padded_batch("bert")
     small = slice_model(student, Structure(structure_of(student).sizes, ()))

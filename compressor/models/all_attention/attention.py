@@ -72,12 +72,16 @@ class AllAttention(nn.Module):
         scores = (scores / math.sqrt(self.head_size)).masked_fill(band.hidden, -math.inf)
         if self.persistent:
             learned = self._by_head(q) @ self._of_heads(self.persistent_keys)
-            weights = self.dropout(torch.cat([learned, scores], dim=3).softmax(dim=3))
+            weights = self._weights(torch.cat([learned, scores], dim=3)).to(values.dtype)
             constants = self._of_heads(self.persistent_values * math.sqrt(self.persistent)).transpose(1, 2)
             read = weights[..., : self.persistent] @ constants + weights[..., self.persistent :] @ values
         else:
-            read = self.dropout(scores.softmax(dim=3)) @ values
+            read = self._weights(scores).to(values.dtype) @ values
         return (read.transpose(1, 2).flatten(2),)
+
+    def _weights(self, scores: Tensor) -> Tensor:
+        """What is attended to, same shape: in fp32, as a CPU's autocast would not have it."""
+        return self.dropout(scores.float().softmax(dim=3))
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(batch, length, width) as (batch, heads, length, head size)."""

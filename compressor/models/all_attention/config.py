@@ -8,6 +8,19 @@ from typing import Any, Literal
 
 from transformers import PretrainedConfig
 
+COUNTS = {
+    "vocab_size": 1,
+    "hidden_size": 1,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "memory_length": 1,
+    "divisor": 1,
+    "persistent_vectors": 0,
+    "intermediate_size": 1,
+}
+"""The least that each may be."""
+SHARES = ("word_dropout", "embedding_dropout", "attention_dropout", "hidden_dropout", "output_dropout")
+
 
 class DecoderConfig(PretrainedConfig):
     """What both families share. Source of the defaults: the released settings of Shim et al. 2021 (WikiText-103).
@@ -17,7 +30,8 @@ class DecoderConfig(PretrainedConfig):
     one before (ids are sorted by frequency); without them all are as wide as `hidden_size`. The table of relative
     positions has `distances` rows, of which `memory_length` + 1 are read. What stands before a stream is
     `initial_memory`: with `empty` nothing, with `zeros` as many states of zeros as are remembered, which are attended
-    (as released).
+    (as released). `initial_weights` are `released` or, for trainings that are not as long, `spread`: attention begins
+    as wide as all else, persistent keys with a standard deviation of 1, values of 1 / sqrt(their number).
     """
 
     def __init__(
@@ -31,6 +45,7 @@ class DecoderConfig(PretrainedConfig):
         cutoffs: Sequence[int] = (),
         divisor: int = 4,
         initial_memory: Literal["empty", "zeros"] = "empty",
+        initial_weights: Literal["released", "spread"] = "released",
         word_dropout: float = 0.1,
         embedding_dropout: float = 0.1,
         attention_dropout: float = 0.2,
@@ -44,31 +59,46 @@ class DecoderConfig(PretrainedConfig):
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
         self.memory_length = memory_length
-        self.distances = memory_length + 1 if distances is None else distances
+        if isinstance(cutoffs, str) or not isinstance(cutoffs, Sequence):
+            raise ValueError(f"cutoffs should be a list, not {cutoffs!r}; [] for none")
         self.cutoffs = list(cutoffs)
         self.divisor = divisor
         self.initial_memory = initial_memory
+        self.initial_weights = initial_weights
         self.word_dropout = word_dropout
         self.embedding_dropout = embedding_dropout
         self.attention_dropout = attention_dropout
         self.hidden_dropout = hidden_dropout
         self.output_dropout = output_dropout
         self.layer_norm_eps = layer_norm_eps
-        self._check()
+        self._check_numbers()
+        self.distances = memory_length + 1 if distances is None else distances
+        self._check_sizes()
         # Embeddings and softmax are one set of tensors by construction: nothing is left for transformers to tie.
         super().__init__(**{"tie_word_embeddings": False, **kwargs})
 
-    def _check(self) -> None:
+    def _check_numbers(self) -> None:
+        for name, least in COUNTS.items():
+            value = getattr(self, name, least)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} should be a whole number of at least {least}, not {value!r}")
+        for name in SHARES:
+            if not (isinstance(value := getattr(self, name), int | float) and 0 <= value < 1):
+                raise ValueError(f"{name} is a share, at least 0 and below 1, not {value!r}")
+        if not all(isinstance(cutoff, int) for cutoff in self.cutoffs):
+            raise ValueError(f"cutoffs should be whole numbers, not {self.cutoffs}")
+
+    def _check_sizes(self) -> None:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}"
             )
-        if self.memory_length < 1:
-            raise ValueError("memory_length should be at least 1")
         if self.distances <= self.memory_length:
             raise ValueError(f"distances should be above memory_length {self.memory_length}")
         if self.initial_memory not in ("empty", "zeros"):
             raise ValueError("initial_memory should be empty or zeros")
+        if self.initial_weights not in ("released", "spread"):
+            raise ValueError("initial_weights should be released or spread")
         bounds = [0, *self.cutoffs, self.vocab_size]
         if bounds != sorted(set(bounds)):
             raise ValueError(f"cutoffs should rise between 0 and vocab_size {self.vocab_size}")

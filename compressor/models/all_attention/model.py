@@ -47,9 +47,14 @@ class DecoderPreTrained(PreTrainedModel):
     base_model_prefix = "transformer"
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Uniform weights as released; transformers calls this for children before their parents."""
+        """Uniform weights as released; transformers calls this for children before their parents.
+
+        Released weights let every query read all persistent vectors alike, so that these have one gradient and hardly
+        learn in a short training. With `spread` they are told apart from the start.
+        """
         wide = 1 / math.sqrt(self.config.hidden_size)
-        narrow = wide / math.sqrt(self.config.num_hidden_layers)
+        spread = self.config.initial_weights == "spread"
+        narrow = wide if spread else wide / math.sqrt(self.config.num_hidden_layers)
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.uniform_(module.weight, -wide, wide)
             if isinstance(module, nn.Linear) and module.bias is not None:
@@ -58,6 +63,10 @@ class DecoderPreTrained(PreTrainedModel):
             for name, parameter in module.named_parameters():
                 if name.endswith("bias"):
                     nn.init.zeros_(parameter)
+                elif spread and name == "persistent_keys":
+                    nn.init.normal_(parameter)
+                elif spread and name == "persistent_values":
+                    nn.init.normal_(parameter, std=1 / math.sqrt(module.persistent))
                 else:
                     nn.init.uniform_(parameter, -narrow, narrow)
         elif isinstance(module, FeedForward):

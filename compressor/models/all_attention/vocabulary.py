@@ -53,6 +53,7 @@ class TiedSoftmax(nn.Module):
     """P(word) = P(cluster) P(word | cluster) by the embeddings' own tables; of one cluster, the plain softmax.
 
     The frequent words have a projection of their own here, the others read theirs of the embeddings backwards.
+    Scores are fp32, also where a CPU's autocast multiplies in bf16.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -100,16 +101,18 @@ class TiedSoftmax(nn.Module):
     def _first(self, states: Tensor, embeddings: Embeddings) -> Tensor:
         """Scores of the frequent words and of the other clusters, (tokens, frequent + clusters - 1)."""
         if len(self.clusters) == 1:
-            return functional.linear(states, _table(embeddings, 0), self.bias)
+            return functional.linear(states, _table(embeddings, 0), self.bias).float()
         frequent = self.bias[: self.clusters[0][1]]
         scores = functional.linear(self.projection(states), _table(embeddings, 0), frequent)
-        return torch.cat([scores, self.rarer(states)], dim=1)
+        return torch.cat([scores, self.rarer(states)], dim=1).float()
 
     def _words(self, cluster: int, states: Tensor, embeddings: Embeddings) -> Tensor:
         low, high, _ = self.clusters[cluster]
         projection = embeddings.projections[cluster].weight
         assert isinstance(projection, Tensor)
-        return functional.linear(states @ projection, _table(embeddings, cluster), self.bias[low:high])
+        return functional.linear(
+            states @ projection, _table(embeddings, cluster), self.bias[low:high]
+        ).float()
 
 
 def _table(embeddings: Embeddings, cluster: int) -> Tensor:

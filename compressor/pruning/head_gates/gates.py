@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -67,9 +68,10 @@ class BinaryGates(nn.Module):
         )
         self.noise: list[Tensor] = []
 
-    def draw(self, seed: int) -> None:
-        """Fresh noise, used until the next draw."""
-        generator = torch.Generator().manual_seed(seed)
+    def draw(self, seed: int, step: int) -> None:
+        """Fresh noise, used until the next draw: each step's of a seed is its own."""
+        (own,) = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(own))
         self.noise = [noise_like(logits.detach(), generator) for logits in self.logits]
 
     def values(self, at: int) -> Tensor:

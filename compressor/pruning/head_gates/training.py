@@ -43,7 +43,7 @@ class HeadGatesPart:
                 f"penalty_warmup {warmup} steps); train longer or shorten them"
             )
         self.strength = self.keys.penalty * penalty_share(step, start, warmup)
-        self.gates.draw(self.seed + step)
+        self.gates.draw(self.seed, step)
 
     def loss(self) -> Tensor | None:
         """lambda(t) times the sum over all heads of the probability to be open."""

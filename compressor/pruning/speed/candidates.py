@@ -17,6 +17,8 @@ from compressor.pruning.speed.search import Array, Menu, choose, refine
 from compressor.pruning.speed.sizes import sizes_of, without
 from compressor.pruning.target import Precision
 
+SHARES = (0.5, 0.25, 0.1)
+"""What is left of the models that are named where a target is out of reach."""
 CURVE = (1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6, 8, 10, 15)
 """Speedups at which the report shows what the search expects to lose."""
 
@@ -79,6 +81,17 @@ class Candidates:
         """Export it and measure it beside the dense model; speed does not depend on weights."""
         name = f"{digest(self.origin.database.structure_of(choice).to_json())}-{turn}"
         return self.origin.context.timing(name, lambda: self.origin.sliced(choice), self.precision)
+
+    def smaller(self) -> dict[str, float]:
+        """What models take by the table of which the same share of every sub-layer is left."""
+        table = self.table
+        curves = [
+            (table.attention if p.table.is_attention else table.ffn, len(p.units)) for p in self.origin.places
+        ]
+        return {
+            f"{share:.0%} of every sub-layer": self.rest_ms + sum(c.at(round(share * n)) for c, n in curves)
+            for share in SHARES
+        }
 
     def curve(self) -> Iterator[dict[str, float]]:
         """What the search expects to lose (the sum of costs) at speeds from low to high, as far as it can go."""

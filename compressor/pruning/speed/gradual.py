@@ -21,7 +21,8 @@ def climbed(start: Candidates, asked_ms: float, member: str) -> Origin:
     here = start
     for step in range(1, keys.steps):
         ms = start.dense_ms * (asked_ms / start.dense_ms) ** (step / keys.steps)
-        made_by = (json_of(keys), start.precision, asked_ms, step)
+        # Other tables, other models: their times stand for the cell and the machine.
+        made_by = (json_of(keys), start.precision, start.dense_ms, start.least_ms, asked_ms, step)
         path = context.kept("speed-step", *made_by) / "model"
         if not path.exists():
             _check(here, ms, step)

@@ -81,16 +81,16 @@ def _candidates(origin: Origin, precision: Precision) -> Candidates:
 
 
 def _able(tries: Sequence[Callable[[], T]]) -> list[T]:
-    """What those tries give that come to something; raises as the last does where none does."""
+    """What those tries give that come to something; where none does, the error says of every one why."""
     found: list[T] = []
-    error: Exception | None = None
+    errors: list[UserError | GateError] = []
     for one in tries:
         try:
             found.append(one())
         except (UserError, GateError) as unable:
-            error = unable
-    if error and not found:
-        raise error
+            errors.append(unable)
+    if not found:
+        raise type(errors[-1])("; or ".join(str(error) for error in errors))
     return found
 
 
@@ -100,8 +100,8 @@ def _goal(candidates: Candidates, kind: str, value: float) -> tuple[Candidates, 
     Raises:
         UserError: they cannot come so far.
     """
-    goal = Goal(kind, value, candidates.dense_ms)
-    goal.check(candidates.least_ms)
+    goal = Goal(kind, value, candidates.dense_ms, candidates.precision)
+    goal.check(candidates.least_ms, candidates.smaller())
     return candidates, goal
 
 

@@ -106,7 +106,7 @@ class StandIn:
         same = self.target.at.relative_to == "same-precision"
         dense = Table(precision=precision if same else "fp32").dense_ms
         ms = self.slower * Table(precision=precision).time(structure)
-        return Timing(ms, dense / ms, (dense / ms,) * 2, False)
+        return Timing(ms, dense / ms, (dense / ms,) * 2, False, (ms, ms))
 
     def score(self, model: Any, precision: str = "fp32") -> float:
         return 0.9 - self.harm(structure_of(model), precision)

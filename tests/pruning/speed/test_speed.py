@@ -89,7 +89,8 @@ def test_the_same_seed_gives_the_same_model(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_reached_says_how_far_it_can_go(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"target.speedup 40 cannot be reached.*The furthest is 11\.6x"):
+    curve = r"The furthest is 11\.6x; 1\.\d+x with 50% of every sub-layer, .*x with 10% of every sub-layer"
+    with pytest.raises(UserError, match=rf"target.speedup 40 cannot be reached.*{curve}"):
         pruned(StandIn(tmp_path, speedup=[2.0, 40.0]))
     with pytest.raises(UserError, match=r"target.latency_ms 0.5 cannot be reached.*The furthest is 1\.9 ms"):
         pruned(StandIn(tmp_path, latency_ms=0.5))
@@ -97,7 +98,10 @@ def test_what_cannot_be_reached_says_how_far_it_can_go(tmp_path: Path) -> None:
 
 def test_what_was_measured_short_of_the_target_is_no_success(tmp_path: Path) -> None:
     context = StandIn(tmp_path, speedup=8.0, slower=2.0)
-    with pytest.raises(GateError, match=r"target.speedup 8 was not reached: the fastest of"):
+    with pytest.raises(
+        GateError,
+        match=r"target.speedup 8 was not reached: \d fp32 models .*x instead of .*measures",
+    ):
         pruned(context)
 
 

@@ -6,7 +6,8 @@
 Every cell is a run of `recipes/ptb_all_attention_heads.yaml` with another family, penalty or seed. Both families
 have the same width, layers, heads and about the same parameters (an FFN as wide as there are persistent vectors),
 and see the same tokens. All runs of a family and seed share a folder and so the dense model. Kinds: `pruned` at
-several penalties; `small`, fewer layers trained from scratch for as long as a pruned model is altogether; and, at
+several penalties; `half`, the same number of heads cut from every layer of the dense model and nothing trained, for
+the time alone; `small`, fewer layers trained from scratch for as long as a pruned model is altogether; and, at
 one penalty, what pruning loses without one of the method's three parts: `no-warmup` (the whole penalty at once),
 `half-open` (gates that begin as often closed as open), `unscaled` (nothing makes up for closed heads) and
 `unconverged` (gates from the start, trained as long as both stages). A run that the budget ends goes on with the
@@ -33,7 +34,8 @@ ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "ptb_all_attention_heads.yaml"
 OUTPUT = ROOT / "bench" / "results" / "all_attention.json"
 FAMILIES = ("all-attention", "transformer-xl")
-PENALTIES = (0.02, 0.01, 0.04)
+PENALTIES = {"all-attention": (0.02, 0.01, 0.007, 0.005, 0.04), "transformer-xl": (0.02, 0.01, 0.04)}
+"""Of each family, so that bodies of about the same size are there of both: Transformer-XL keeps its FFNs."""
 LAYERS = (3, 4)
 ABLATED: dict[str, Json] = {
     "no-warmup": {"penalty_warmup": 0},
@@ -41,11 +43,11 @@ ABLATED: dict[str, Json] = {
     "unscaled": {"scale_outputs": False},
     "unconverged": {"from": "model"},
 }
-ABLATION_PENALTY = PENALTIES[0]
+ABLATION_PENALTY = 0.02
 
 
 class Cell(NamedTuple):
-    """One run. `value`: the penalty, or the layers of a small model."""
+    """One run. `value`: the penalty, the heads a layer keeps, or the layers of a small model."""
 
     family: str
     kind: str
@@ -61,9 +63,11 @@ class Cell(NamedTuple):
 def cells(seeds: int) -> Iterator[Cell]:
     """All cells, those that answer the main question first."""
     for seed in range(seeds):
-        for penalty in PENALTIES:
-            for family in FAMILIES:
+        for family in FAMILIES:
+            for penalty in PENALTIES[family]:
                 yield Cell(family, "pruned", penalty, seed)
+    for family in FAMILIES:
+        yield Cell(family, "half", 4, 0)
     for layers in LAYERS:
         for family in FAMILIES:
             yield Cell(family, "small", layers, 0)
@@ -153,10 +157,16 @@ def recipe(options: argparse.Namespace, cell: Cell) -> Json:
         config["num_hidden_layers"] = int(cell.value)
         train["epochs"] += gates["epochs"] + again["epochs"]
         return made | {"stages": [dense, export]}
+    if cell.kind == "half":
+        closed = list(range(int(cell.value), config["num_attention_heads"]))
+        drop = {"method": "heads", "score": "explicit", "id": "half"}
+        drop |= {"drop": dict.fromkeys(range(config["num_hidden_layers"]), closed)}
+        return made | {"stages": [dense, {"prune": drop}, {"slice": {"id": "half-slice"}}, export]}
     gates["penalty"] = cell.value
     gates |= ABLATED.get(cell.kind, {})
     if cell.kind == "unconverged":
-        gates |= {"epochs": gates["epochs"] + train["epochs"], "learning_rate": train["learning_rate"]}
+        gates |= {key: train[key] for key in ("learning_rate", "schedule", "warmup")}
+        gates["epochs"] += train["epochs"]
     name = f"{cell.kind}-{cell.value:g}".replace(".", "_")
     gates["id"] = name
     stages = [dense, prune, cut | {"slice": {"id": f"{name}-slice"}}]
@@ -197,7 +207,7 @@ def public_command(options: argparse.Namespace) -> str:
 
 def table(state: Json) -> str:
     """A row a cell: what it keeps, what it costs, and the time of a token in a segment and on its own."""
-    columns = ["family", "kind", "penalty or layers", "seed", "heads", "body", "all parameters"]
+    columns = ["family", "kind", "penalty, heads or layers", "seed", "heads", "body", "all parameters"]
     columns += ["dense perplexity", "perplexity", "segment ms a token", "step ms"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for cell in state["cells"].values():

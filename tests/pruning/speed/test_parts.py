@@ -19,6 +19,8 @@ from compressor.pruning.speed.places import places_of
 from compressor.pruning.speed.recovery import Passes, second_pass
 from compressor.pruning.speed.scores import (
     HARM,
+    NEURON_BLOCK,
+    ORDERS,
     _output_information,
     _own_loss,
     _squared_gradients,
@@ -115,6 +117,28 @@ def test_fisher_is_every_example_s_own_gradient_squared() -> None:
             sums += torch.autograd.grad(loss, gate)[0].double().square()
             handle.remove()
     assert found[place.key] == sums.argsort(stable=True).tolist()
+
+
+@pytest.mark.parametrize("score", [s for s in ORDERS if s != "random"])
+def test_what_every_score_goes_by(score: str) -> None:
+    """One neuron always shouts at no one, another has large weights and never says anything."""
+    loud, silent = 5, 9
+    model = tiny_model("bert")
+    layer = model.bert.encoder.layer[1]
+    with torch.no_grad():
+        layer.intermediate.dense.bias[loud] = 50.0
+        layer.output.dense.weight[:, loud] = 0.0
+        layer.intermediate.dense.bias[silent] = -50.0
+        layer.output.dense.weight[:, silent] *= 4.0
+    order = ORDERS[score](evidence(model))["encoder", 1, "ffn"]
+    assert sorted(order) == list(range(FFN))
+    last = {"activation": loud, "magnitude": silent}.get(score)
+    for neuron in (loud, silent):
+        if neuron == last:
+            assert order[-1] == neuron
+        else:
+            # Second order takes neurons in blocks, and what was never seen for a little by its damping.
+            assert order.index(neuron) < (FFN - NEURON_BLOCK if score == "second-order" else 2)
 
 
 def test_kprune_s_knowledge_is_there_before_anything_is_pruned() -> None:

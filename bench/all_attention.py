@@ -149,6 +149,7 @@ def recipe(options: argparse.Namespace, cell: Cell) -> Json:
     config = made["model"]["config"]
     if cell.family == "transformer-xl":
         config |= {"model_type": cell.family, "intermediate_size": config.pop("persistent_vectors")}
+        del config["initial_weights"]  # it has no persistent vectors, and begins as published
     dense, prune, cut, finetune, export = made["stages"]
     train, gates, again = dense["finetune"], prune["prune"], finetune["finetune"]
     for keys in (train, gates, again):

@@ -89,6 +89,28 @@ def drift(results: Results) -> str | None:
     )
 
 
+def gentler(results: Results) -> str | None:
+    """What to try where a model that was pruned to a speed at once loses more than its gate allows."""
+    lost = {
+        gate["variant"].rpartition("_")[0]
+        for gate in results["gates"]
+        if gate["name"].startswith("max_metric_drop") and not gate["passed"]
+    }
+    recipe = results.get("recipe") or {}
+    prunes = [keys for stage in recipe.get("stages") or [] for keys in stage.values() if keys]
+    at_once = [
+        keys.get("id", "prune")
+        for keys in prunes
+        if keys.get("method") == "speed" and keys.get("steps", 1) == 1
+    ]
+    if not at_once or not any(member in lost for member, _ in pruned_with(results, "asked")):
+        return None
+    return (
+        "More was lost than the gate allows. On the way to a high speed less is lost in several steps, with training "
+        f"between them: --set stages.{at_once[0]}.steps=3 --set stages.{at_once[0]}.epochs=1."
+    )
+
+
 def _gates_claim(results: Results) -> str:
     rows = gate_rows(results)
     if not rows:

@@ -12,7 +12,7 @@ from compressor.report import plots
 from compressor.report.anatomy import kept_summary, structures_of
 from compressor.report.fields import entry_at, main_cell
 from compressor.report.page import latency_rows, write_report
-from compressor.report.verdict import drift
+from compressor.report.verdict import drift, gentler
 
 HOSTILE = """<script>alert("1")</script> $x_1$ -->]]>&'"""
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -284,6 +284,23 @@ def test_a_machine_that_was_another_one_while_speeds_were_aimed_at(results: dict
         assert (drift(results) is not None) is said
     results["recipe"] = {"target": {"speedup": 2, "at": {"batch_size": 8}}}
     assert drift(results) is None  # of another cell than the page's
+
+
+def test_what_lost_too_much_at_once_is_told_the_gradual_way(results: dict, tmp_path: Path) -> None:
+    member = results["final"].rpartition("_")[0]
+    results["pruning"] = [{"stage": "fast", "members": {member: aimed("speedup", 2.0)}}]
+    made = {"limit": 0.01, "value": 0.02, "ci95": None, "inconclusive": False, "variant": results["final"]}
+    results["gates"] = [made | {"name": "max_metric_drop", "passed": False}]
+    for steps, passed, said in (
+        ({}, False, True),
+        ({"steps": 1}, False, True),
+        ({"steps": 3}, False, False),
+        ({}, True, False),
+    ):
+        results["recipe"] = {"stages": [{"prune": {"id": "fast", "method": "speed", **steps}}, {"slice": {}}]}
+        results["gates"][0]["passed"] = passed
+        assert (gentler(results) is not None) is said
+        assert ("--set stages.fast.steps=3" in Reader(report(results, tmp_path)).text) is said
 
 
 def test_the_order_in_which_layers_went(results: dict, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def recipe(options: argparse.Namespace, cell: Cell) -> Json:
     if cell.kind == "half":
         closed = list(range(int(cell.value), config["num_attention_heads"]))
         drop = {"method": "heads", "score": "explicit", "id": "half"}
-        drop |= {"drop": dict.fromkeys(range(config["num_hidden_layers"]), closed)}
+        drop |= {"drop": {str(layer): list(closed) for layer in range(config["num_hidden_layers"])}}
         return made | {"stages": [dense, {"prune": drop}, {"slice": {"id": "half-slice"}}, export]}
     gates["penalty"] = cell.value
     gates |= ABLATED.get(cell.kind, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from compressor.errors import UserError
 from compressor.models.architecture import architecture_of, structure_in
@@ -24,6 +24,10 @@ Key = tuple[str, int, str]
 """An attention sub-layer: stack, layer, name."""
 Scores = dict[Key, "Tensor"]
 """A score a head that is left, in order."""
+LayerNumber = Annotated[
+    int, BeforeValidator(lambda key: int(key) if isinstance(key, str) and key.isdigit() else key)
+]
+"""A key of a mapping, which is text in a recipe."""
 Share = Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=0)]
 
 
@@ -33,8 +37,9 @@ class Heads(Pruner):
     Keeps the `keep` heads (a share, or a whole number of all) of highest `score`: `sensitivity` is the mean over
     examples of the loss's absolute gradient by a gate on the head, made comparable across layers by their norm;
     `magnitude` the mean absolute weight of its part of the output projection; `random` is for comparison; with
-    `explicit` the heads named in `drop` go, layer by layer. `scope: layer` keeps as many in each layer. With
-    `steps` it removes a part, scores again and goes on. Needs a fine-tuned model; fine-tune it again afterwards.
+    `explicit` the heads named in `drop` go, layer by layer: `drop: {"0": [2, 5], "3": [1]}`. `scope: layer` keeps as
+    many in each layer. With `steps` it removes a part, scores again and goes on. Needs a fine-tuned model; fine-tune
+    it again afterwards.
 
     Example:
         - prune: {method: heads, score: sensitivity, keep: 0.5}
@@ -45,7 +50,7 @@ class Heads(Pruner):
     method: Literal["heads"]
     score: Literal["sensitivity", "magnitude", "random", "explicit"] = "sensitivity"
     keep: Share | None = None
-    drop: dict[int, list[Annotated[int, Field(ge=0)]]] | None = None
+    drop: dict[LayerNumber, list[Annotated[int, Field(ge=0)]]] | None = None
     scope: Literal["global", "layer"] = "global"
     steps: Annotated[int, Field(gt=0)] = 1
 

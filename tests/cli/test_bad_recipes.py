@@ -66,6 +66,14 @@ def test_the_recipe_that_all_others_differ_from_is_valid(call: Call) -> None:
     assert call("validate", write(GOOD)).code == 0
 
 
+def test_heads_are_named_by_layer(call: Call) -> None:
+    """Keys are text in a recipe, also those that are numbers."""
+    heads = 'prune: {method: heads, score: explicit, drop: {"0": [1, 2], "3": [0]}}'
+    assert call("validate", write(GOOD.replace(PRUNE, heads))).code == 0
+    wrong = call("validate", write(GOOD.replace(PRUNE, heads.replace('"3"', "first"))))
+    assert (wrong.code, "stages.prune.drop.first" in wrong.err) == (2, True)
+
+
 KEYS = [
     # unknown keys, with the nearest one
     ("seed: 1", "sed: 1", 6, "sed", "unknown key; did you mean 'seed'? (allowed: name, model, task"),

@@ -224,7 +224,7 @@ def _token_times(latency: list[Json]) -> list[str]:
     times = {
         row["part"]: row["p50_ms"] / row["sequence_length"]
         for row in reversed(latency)
-        if row["part"] == "segment"
+        if row["part"] == "segment" and row["sequence_length"] != "data"
     }
     times |= {row["part"]: row["p50_ms"] for row in reversed(latency) if row["part"] == "step"}
     return [fixed(times[part], 3) if part in times else MISSING for part in ("segment", "step")]

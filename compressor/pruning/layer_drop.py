@@ -183,7 +183,7 @@ class LayerDrop(Pruner):
                         f"layer-drop: no layer {index}{where}: this model has {numbers_text(there)}"
                     )
             if named is not None:
-                _check_left(len(there) - len(named), where)
+                _check_left(len(there), len(named), where)
             counts = [self.drop.get(stack.name, 0)] if isinstance(self.drop, dict) else self.counts()  # type: ignore[call-overload]
             for count in counts:
                 _check_count(self.strategy, len(there), count)
@@ -207,7 +207,7 @@ class LayerDrop(Pruner):
             return [self._choose_by_stack(structure)]
         if self.layers is not None:
             gone = [at for at, layer in enumerate(structure.layers) if layer.index in self.layers]
-            _check_left(layers - len(gone))
+            _check_left(layers, len(gone))
             return [gone]
         for count in self.counts():
             _check_count(self.strategy, layers, count)
@@ -225,7 +225,7 @@ class LayerDrop(Pruner):
             if isinstance(self.layers, dict):
                 named = self.layers.get(stack, [])  # type: ignore[call-overload]
                 chosen = [at for at in places if structure.layers[at].index in named]
-                _check_left(len(places) - len(chosen), f" of the {stack}")
+                _check_left(len(places), len(chosen), f" of the {stack}")
                 gone += chosen
             elif isinstance(self.drop, dict):
                 count = self.drop.get(stack, 0)  # type: ignore[call-overload]
@@ -280,9 +280,9 @@ def _report(structure: Structure, places: Sequence[int]) -> dict[str, Any]:
     return {"dropped": [structure.layers[at].index for at in places]}
 
 
-def _check_left(layers: int, where: str = "") -> None:
-    if layers < 1:
-        raise UserError(f"layer-drop: one of the layers{where} must stay")
+def _check_left(layers: int, gone: int, where: str = "") -> None:
+    if gone >= layers:
+        raise UserError(f"layer-drop: one of the {layers} layers{where} must stay")
 
 
 def _check_count(strategy: str, layers: int, count: int) -> None:

@@ -93,7 +93,7 @@ def gentler(results: Results) -> str | None:
     """What to try where a model that was pruned to a speed at once loses more than its gate allows."""
     lost = {
         gate["variant"].rpartition("_")[0]
-        for gate in results["gates"]
+        for gate in results.get("gates") or []
         if gate["name"].startswith("max_metric_drop") and not gate["passed"]
     }
     recipe = results.get("recipe") or {}

@@ -70,7 +70,7 @@ def test_another_target_or_number_searches_and_times_nothing_again(
         return {"p50_ms": {"0": 3.0, "1": 2.2, "2": 1.0}}
 
     monkeypatch.setattr("compressor.stages.clock.time_models", told)
-    first = searched(recipe, tmp_path / "run", "target.max_metric_drop=1.0")["pruned"]
+    first = searched(recipe, tmp_path / "run", "target.max_metric_drop=0.99")["pruned"]
     assert trained[:2] == ["without-none", "without-0"]
     assert len(trained) == 1 + 3 + 2
     assert len(first["dropped"]) == 2

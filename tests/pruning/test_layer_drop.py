@@ -128,7 +128,7 @@ def test_properties_of_all_sets(layers: int) -> None:
         ({"strategy": "even-alternate", "drop": 2}, "even-alternate can drop 0 to 1 of 3 layers"),
         ({"strategy": "symmetric", "drop": 2}, "of 3 it can drop 1, not 2"),
         ({"strategy": "explicit", "layers": [3]}, "no layer 3: this model has 0 to 2"),
-        ({"strategy": "explicit", "layers": [0, 1, 2]}, "one of the layers must stay"),
+        ({"strategy": "explicit", "layers": [0, 1, 2]}, "one of the 3 layers must stay"),
         ({"strategy": "top", "drop": [1, 3]}, "not 3"),
         ({"strategy": "metric", "drop": 2}, "metric can drop 0 to 1 of 3 layers"),
     ],

@@ -14,6 +14,7 @@ from compressor.models.architecture import ARCHITECTURES, architecture_of, struc
 from compressor.models.language import check_memory
 from compressor.models.source import ModelSource, NewModel, describe, sized
 from compressor.project import outside_teacher
+from compressor.schema import numbers_text
 from compressor.stages.base import LOCK, MODEL, TEACHER
 from compressor.stages.chain import stage_ids
 from compressor.stages.export import Export
@@ -173,7 +174,7 @@ def check_frozen(project: Project, config: PretrainedConfig) -> None:
         asked = stage.training.freeze_layers if stage.training else []
         if missing := [number for number in asked if number not in there]:
             key = ".".join(("stages", name, *stage.training_at, "freeze_layers"))
-            have = f"this model's {first} has {min(there)} to {max(there)}"
+            have = f"this model's {first} has {numbers_text(sorted(there))}"
             raise UserError(f"{key}: no layer {missing[0]}; {have}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -59,6 +59,14 @@ class Keys(BaseModel):
             message = f"unknown key{suggest(error['loc'][0], allowed)} (allowed: {', '.join(allowed)})"
         custom = PydanticCustomError(kind, message)
         return InitErrorDetails(type=custom, loc=error["loc"], input=error["input"])
+
+
+def numbers_text(numbers: Sequence[int]) -> str:
+    """`0 to 5`, or `0, 2 and 5` where some are missing."""
+    first, last = numbers[0], numbers[-1]
+    if len(numbers) == last - first + 1:
+        return f"{first} to {last}"
+    return f"{', '.join(map(str, numbers[:-1]))} and {last}"
 
 
 def suggest(word: str, choices: Iterable[str]) -> str:

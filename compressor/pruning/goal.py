@@ -33,16 +33,21 @@ class Goal:
         """How much of it was reached: 1 is exactly as fast as asked."""
         return timing.speedup / self.value if self.kind == "speedup" else self.value / timing.ms
 
+    def check_needed(self) -> None:
+        """Raise UserError where the dense model takes no longer than asked."""
+        if self.asked_ms >= self.dense_ms:
+            raise UserError(
+                f"target.{self.kind} {self.value:g} is reached without pruning: the dense model takes "
+                f"{self.dense_ms:.3g} ms; ask for more"
+            )
+
     def check(self, least_ms: float, curve: Mapping[str, float]) -> None:
         """Raise UserError where even a model of hardly anything takes longer, or the dense one no longer.
 
         `curve`: what smaller models take by the table, by what is left of them.
         """
+        self.check_needed()
         asked = f"target.{self.kind} {self.value:g}"
-        if self.asked_ms >= self.dense_ms:
-            raise UserError(
-                f"{asked} is reached without pruning: the dense model takes {self.dense_ms:.3g} ms; ask for more"
-            )
         if self.asked_ms < least_ms:
             sizes = ", ".join(f"{self._text(ms)} with {left}" for left, ms in curve.items())
             raise UserError(

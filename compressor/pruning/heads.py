@@ -12,7 +12,7 @@ from compressor.models.architecture import architecture_of, structure_in
 from compressor.models.structure import SubLayer
 from compressor.pruning.base import Pruned, Pruner
 from compressor.pruning.context import Context
-from compressor.pruning.layer_drop import numbers_text
+from compressor.schema import numbers_text
 
 if TYPE_CHECKING:
     from torch import Tensor

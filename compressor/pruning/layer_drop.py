@@ -13,7 +13,7 @@ from compressor.models.architecture import architecture_of, structure_in
 from compressor.pruning.base import Pruned, Pruner
 from compressor.pruning.context import Context
 from compressor.pruning.target import Target
-from compressor.schema import TrainingKeys
+from compressor.schema import TrainingKeys, numbers_text
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -265,14 +265,6 @@ def without(structure: Structure, places: Sequence[int]) -> Structure:
     """The structure without the layers at these places (from 0, of those it has)."""
     kept = tuple(layer for at, layer in enumerate(structure.layers) if at not in set(places))
     return replace(structure, layers=kept)
-
-
-def numbers_text(numbers: Sequence[int]) -> str:
-    """`0 to 5`, or `0, 2 and 5` where some are missing."""
-    first, last = numbers[0], numbers[-1]
-    if len(numbers) == last - first + 1:
-        return f"{first} to {last}"
-    return f"{', '.join(map(str, numbers[:-1]))} and {last}"
 
 
 def _report(structure: Structure, places: Sequence[int]) -> dict[str, Any]:

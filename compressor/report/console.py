@@ -13,7 +13,7 @@ from compressor.report.anatomy import SHARED, every_layer, hidden_text, sublayer
 from compressor.report.fields import Results, count_text, listed, main_cell, megabytes, percent
 from compressor.report.rows import GateRow, VariantRow, drop_header, gate_rows, metric_header, variant_rows
 from compressor.report.side_by_side import caveats, comparison_rows
-from compressor.report.verdict import drift, gentler, verdict
+from compressor.report.verdict import notes, verdict
 
 BAR = 12  # characters
 STATE_STYLES = {"passed": "green", "failed": "bold red", "inconclusive": "yellow"}
@@ -26,7 +26,7 @@ def summary_table(results: Results) -> Table:
     parts: list[RenderableType] = [Text(verdict(results), style="bold"), _variants(results)]
     if gate_rows(results):
         parts.append(_gates(gate_rows(results)))
-    parts += [Text(note, style="yellow") for note in (drift(results), gentler(results)) if note]
+    parts += [Text(note, style="yellow") for note in notes(results)]
     if cell is not None:
         parts.append(Text(f"latency and speedup: {cell}; intervals are 95 %", style="dim"))
     grid = Table.grid()

@@ -35,7 +35,7 @@ from compressor.report.picture import structure_picture
 from compressor.report.render import render
 from compressor.report.rows import drop_header, gate_rows, headline, metric_header, variant_rows
 from compressor.report.shares import shares
-from compressor.report.verdict import drift, gentler, overall_state, verdict
+from compressor.report.verdict import notes, overall_state, verdict
 
 Facts = list[tuple[str, str]]
 
@@ -67,7 +67,7 @@ def write_report(results: Results, run_folder: Path) -> Path:
         training=plots.training_curves(results),
         tried=tried_rows(results),
         aims=aim_rows(results),
-        notes=[note for note in (drift(results), gentler(results)) if note],
+        notes=notes(results),
         aim_curves=aim_curves(results),
         searched=search_rows(results),
         other_metrics=other_metric_rows(results),

@@ -89,6 +89,11 @@ def drift(results: Results) -> str | None:
     )
 
 
+def notes(results: Results) -> list[str]:
+    """What a reader of the figures should know besides."""
+    return [note for note in (drift(results), gentler(results)) if note]
+
+
 def gentler(results: Results) -> str | None:
     """What to try where a model that was pruned to a speed at once loses more than its gate allows."""
     lost = {
@@ -106,7 +111,7 @@ def gentler(results: Results) -> str | None:
     if not at_once or not any(member in lost for member, _ in pruned_with(results, "asked")):
         return None
     return (
-        "More was lost than the gate allows. On the way to a high speed less is lost in several steps, with training "
+        "More was lost than the gate allows. The method's paper goes to high speeds in several steps, with training "
         f"between them: --set stages.{at_once[0]}.steps=3 --set stages.{at_once[0]}.epochs=1."
     )
 

@@ -132,11 +132,7 @@ def ends_of(keys: Cofi, structure: Structure, context: Context) -> list[End]:
     ]
     most = keys.most(time, structure)
     for end in timed:
-        if end.share <= 0:
-            raise UserError(
-                f"target.{kind} {end.goal.value:g} is reached without pruning: the dense model takes "
-                f"{end.dense_ms:.3g} ms; ask for more"
-            )
+        end.goal.check_needed()
         if end.share > most:
             raise UserError(
                 f"target.{kind} {end.goal.value:g} cannot be learned here: the dense model takes {end.dense_ms:.3g} "

@@ -93,6 +93,7 @@ class LayerDrop(Pruner):
     training_at: ClassVar[tuple[str, ...]] = ("iterative",)
     whole_layers: ClassVar[bool] = True
     prunes_writers: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     method: Literal["layer-drop"]
     strategy: Literal[

@@ -229,6 +229,8 @@ def read_text(model: Model, rows: list[Row], batch_size: int) -> list[Row]:
         ids = model.tokenizer.encode(row["text"], add_special_tokens=False).ids
         stream, length = [keys["start_token_id"], *ids], keys["segment_length"]
         if "tokens" in row:
+            if not isinstance(row["tokens"], int) or row["tokens"] < 1:
+                raise ValueError(f"`tokens` is how many more to write, 1 or more, not {row['tokens']!r}")
             choose = streaming.chooser(row.get("temperature", 0), row.get("seed", 0))
             more = streaming.extend(writer, stream, row["tokens"], length, choose, keys["end_token_id"])
             text = more[:-1] if more[-1:] == [keys["end_token_id"]] else more

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from compressor.benchmark.latency_table import LatencyTable
     from compressor.cell import Cell
 
+FORMAT = 2
+"""Raised when `timing.json` holds other keys: older files are measured again."""
 SECONDS, PROCESSES = 1.0, 4
 """Timed seconds in each process, and processes, of a model that is only a step on the way."""
 
@@ -70,7 +72,7 @@ class Clock:
             )
             write_json(path, times)
 
-        stored = self.work.kept("timing", *self._where, name, base, precision) / "timing.json"
+        stored = self.work.kept("timing", FORMAT, *self._where, name, base, precision) / "timing.json"
         self.work.once(stored, make)
         times = read_json(stored)
         row = times["speedup"]["pruned"]

@@ -56,6 +56,7 @@ class Cofi(Pruner, TrainingKeys):
     """
 
     needs_target: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     method: Literal["cofi"]
     granularity: Annotated[list[Kind], Field(min_length=1)] = list(EVERY)

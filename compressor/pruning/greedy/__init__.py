@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -18,6 +18,8 @@ from compressor.pruning.greedy.search import (
     Search,
     candidates_trained,
     greedy_order,
+    name_of,
+    places_in,
 )
 from compressor.pruning.greedy.sizes import fewest_for_time, latency_by_size, most_within_drop
 from compressor.pruning.layer_drop import counts_in, members_by_count, without
@@ -120,12 +122,13 @@ class Greedy(Pruner, TrainingKeys, ExecutorKeys):
         structure = structure_of(model)
         self._check_counts(len(structure.layers))
         search = self._search(structure, context)
-        rounds = Rounds(search, max(self.counts()))
+        rounds = Rounds(search, max(self.counts()), structure)
         chosen = list(self._chosen(model, rounds, context))
         rounds.first(max(count for _, count, _ in chosen))
         for member, count, why in chosen:
-            gone = sorted(rounds.first(count))
-            yield Pruned(model, without(structure, gone), rounds.report() | why | {"dropped": gone}, member)
+            gone = rounds.first(count)
+            report = rounds.report() | why | {"dropped": sorted(rounds.numbers(gone))}
+            yield Pruned(model, without(structure, gone), report, member)
 
     def _search(self, structure: Structure, context: Context) -> Search:
         """Its folder does not depend on how many layers are asked for: any number of them goes on with the same."""
@@ -171,8 +174,8 @@ def layers_of(config: PretrainedConfig) -> int:
 class Rounds:
     """The order of a search, played as far as somebody has asked."""
 
-    def __init__(self, search: Search, most: int) -> None:
-        self.search = search
+    def __init__(self, search: Search, most: int, structure: Structure) -> None:
+        self.search, self.structure = search, structure
         self._to_come = greedy_order(search.layers, most, search.tried)
         self.order: list[int] = []
         self.scores: list[float] = []
@@ -190,11 +193,19 @@ class Rounds:
         self.first(count)
         return self.scores[count - 1]
 
+    def numbers(self, places: Sequence[int]) -> list[int]:
+        """Numbers in the original of layers given by their places."""
+        return [self.structure.layers[at].index for at in places]
+
     def report(self) -> dict[str, object]:
-        """The order, its scores, all that was tried for it, and the epochs of training that this takes."""
-        tried = self.search.memo.scores
+        """The order, its scores, all that was tried for it, and the epochs of training that this takes.
+
+        Layers are named by their numbers in the original.
+        """
+        memo = self.search.memo.scores
+        tried = {name_of(self.numbers(places_in(name))): score for name, score in memo.items()}
         return {
-            "order": list(self.order),
+            "order": self.numbers(self.order),
             "scores": list(self.scores),
             "candidates": {name: tried[name] for name in sorted(tried, key=lambda n: (n.count("-"), n))},
             "epochs": self.search.epochs,

@@ -247,6 +247,11 @@ def name_of(gone: Sequence[int]) -> str:
     return "-".join(str(layer) for layer in sorted(gone)) or "none"
 
 
+def places_in(name: str) -> list[int]:
+    """The set of layers that a text names."""
+    return [int(place) for place in name.split("-") if place != "none"]
+
+
 class Memo:
     """Scores of candidates already tried, on disk: a search that is killed goes on where it was."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,6 +37,8 @@ class HeadGates(Pruner, TrainingKeys):
     Example:
         - prune: {method: head-gates, penalty: 0.02, epochs: 20, learning_rate: 1.0e-4}
     """
+
+    version: ClassVar[int] = 2
 
     method: Literal["head-gates"]
     penalty: Annotated[float, Field(ge=0)] = 0.02

@@ -42,7 +42,7 @@ class Speed(Pruner, TrainingKeys):
 
     needs_target: ClassVar[bool] = True
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8", "auto")
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     method: Literal["speed"]
     score: Literal["second-order", "fisher", "kprune", "activation", "magnitude", "random"] = "second-order"

@@ -209,7 +209,7 @@ def public_command(options: argparse.Namespace) -> str:
 def table(state: Json) -> str:
     """A row a cell: what it keeps, what it costs, and the time of a token in a segment and on its own."""
     columns = ["family", "kind", "penalty, heads or layers", "seed", "heads", "body", "all parameters"]
-    columns += ["dense perplexity", "perplexity", "segment ms a token", "step ms"]
+    columns += ["dense perplexity", "perplexity", "segment ms a token", "prompt ms a token", "step ms"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for cell in state["cells"].values():
         texts = [cell["family"], cell["kind"], f"{cell['value']:g}", cell["seed"], sum(cell["heads"])]
@@ -220,14 +220,14 @@ def table(state: Json) -> str:
 
 
 def _token_times(latency: list[Json]) -> list[str]:
-    """Milliseconds of a token, read with others in a segment and alone."""
+    """Milliseconds of a token: scored with others in a segment, read with others, and alone."""
     times = {
         row["part"]: row["p50_ms"] / row["sequence_length"]
         for row in reversed(latency)
-        if row["part"] == "segment" and row["sequence_length"] != "data"
+        if row["part"] != "step" and row["sequence_length"] != "data"
     }
     times |= {row["part"]: row["p50_ms"] for row in reversed(latency) if row["part"] == "step"}
-    return [fixed(times[part], 3) if part in times else MISSING for part in ("segment", "step")]
+    return [fixed(times[part], 3) if part in times else MISSING for part in ("segment", "prompt", "step")]
 
 
 if __name__ == "__main__":

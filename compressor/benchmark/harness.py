@@ -9,7 +9,7 @@ import numpy as np
 
 from compressor.benchmark.inputs import Shapes
 from compressor.benchmark.machine import between, disturbance, snapshot, usable_cores
-from compressor.benchmark.process import Job, run_in_fresh_process
+from compressor.benchmark.process import LEAD, Job, run_in_fresh_process
 from compressor.benchmark.samples import Samples
 from compressor.benchmark.schema import BenchmarkKeys
 from compressor.benchmark.sessions import check_provider
@@ -57,13 +57,15 @@ def measure(
     raw_dir: Path | None = None,
     overrides: Shapes | None = None,
     lengths: Sequence[int] | None = None,
+    lead: int = LEAD,
 ) -> Measurement:
     """Time `models` (name: ONNX file, or a folder of several) in every cell, and compare each with `reference`.
 
     A cell takes `processes` (two or more) fresh processes. Each opens all models, warms them up, and runs
-    them in turns, in random order, for `seconds` and at least five rounds. `progress` gets a text and the
-    fraction done; `raw_dir` gets the single runs (`raw` in a row names the file, relative to it); `overrides`
-    are the shapes of unusual inputs.
+    them in turns, in random order, for `seconds` and at least five rounds; `lead` runs of a model, unless they
+    are long, come before the one that is timed. `progress` gets a text and the fraction done; `raw_dir` gets
+    the single runs (`raw` in a row names the file, relative to it); `overrides` are the shapes of unusual
+    inputs.
 
     A cell with `sequence_length` "data" times the real `lengths` (in tokens) of a data set, without padding:
     sixteen of them, at even steps through the sorted ones, stand for all. Its p50 is that of the mix, its
@@ -87,6 +89,7 @@ def measure(
             seed=seed,
             overrides=dict(overrides or {}),
             part=cell.part,
+            lead=lead,
         )
         share = _share(progress, number, len(cells))
         timed, seen = _time_cell(cell, tuple(models), job, processes, share)
@@ -129,6 +132,7 @@ def _time_cell(
         **cell.keys(),
         "processes": processes,
         "seconds": job.seconds,
+        "lead": job.lead,
         "spinning": SPINNING[cell.provider],
         "warmup_rounds": [int(result["warmup_rounds"]) for result in results],
         "settled": _settled([result["drift"] for result in results]),

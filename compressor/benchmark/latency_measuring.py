@@ -37,10 +37,14 @@ Timer = Callable[[Mapping[str, Path], str], Timing]
 
 
 def harness_timer(cell: Cell, seconds: float = SECONDS, processes: int = PROCESSES) -> Timer:
-    """Times with the harness, all models in turns in the same processes."""
+    """Times with the harness, all models in turns in the same processes.
+
+    No model runs twice in a row: a stack of few layers would stay in the caches, as whole models do not, and its
+    times would not add up to theirs.
+    """
 
     def timer(models: Mapping[str, Path], reference: str) -> Timing:
-        measured = measure(models, [cell], reference=reference, seconds=seconds, processes=processes)
+        measured = measure(models, [cell], reference=reference, seconds=seconds, processes=processes, lead=0)
         multiples = {}
         for name, (row,) in measured.speedup.items():
             low, high = row["ci95"]

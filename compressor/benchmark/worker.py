@@ -18,6 +18,8 @@ from compressor.benchmark.statistics import relative
 from compressor.errors import UserError
 from compressor.parts import graph_file, part_of
 
+LONG = 0.1
+"""Seconds: a run that takes longer is as long whatever ran before it."""
 LEAST_ROUNDS = 5
 """Timed rounds at least, in each of several processes."""
 WINDOW = 5
@@ -40,8 +42,8 @@ def time_models(job: Job) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(job.seed)
     gc.collect()
     gc.disable()
-    rounds, drift = _warm_up(calls, job.seconds, rng)
-    times, shapes = time_rounds(calls, job.seconds, rng)
+    rounds, drift = _warm_up(calls, job.seconds, rng, job.lead)
+    times, shapes = time_rounds(calls, job.seconds, rng, lead=job.lead)
     return {
         "ms": times,
         "shape": shapes,
@@ -52,9 +54,15 @@ def time_models(job: Job) -> dict[str, np.ndarray]:
 
 
 def time_rounds(
-    calls: Sequence[Sequence[Call]], seconds: float, rng: np.random.Generator, least: int = LEAST_ROUNDS
+    calls: Sequence[Sequence[Call]],
+    seconds: float,
+    rng: np.random.Generator,
+    least: int = LEAST_ROUNDS,
+    lead: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Time `calls[shape][column]` in rounds, all columns of one shape each in random order.
+
+    Each is timed after `lead` runs of its own.
 
     Every shape gets its round, in random order, before any gets the next. Ends after `seconds` and `least`
     rounds. Returns milliseconds [rounds, columns] and the shape of each round.
@@ -64,7 +72,7 @@ def time_rounds(
     end = perf_counter() + seconds
     while perf_counter() < end or len(rows) < least:
         for shape in rng.permutation(len(calls)):
-            rows.append(_round(calls[shape], rng))
+            rows.append(_round(calls[shape], rng, lead))
             shapes.append(int(shape))
     return np.array(rows) / 1e6, np.array(shapes)
 
@@ -109,7 +117,7 @@ def _opened(model: Path, job: Job, **options: bool) -> Callable[[int, int], tupl
 
 
 def _warm_up(
-    calls: Sequence[Sequence[Call]], seconds: float, rng: np.random.Generator
+    calls: Sequence[Sequence[Call]], seconds: float, rng: np.random.Generator, lead: int = 0
 ) -> tuple[int, np.ndarray]:
     """Run two windows of rounds, then on until no model drifts or half of `seconds` is over.
 
@@ -117,13 +125,13 @@ def _warm_up(
     median was in the last window than in the one before, as a fraction: [columns].
     """
     window = len(calls) * ceil(WINDOW / len(calls))
-    times, shapes = time_rounds(calls, 0.0, rng, least=2 * window)
+    times, shapes = time_rounds(calls, 0.0, rng, 2 * window, lead)
     end = perf_counter() + seconds / 2  # on a busy machine they may never settle
     while True:
         drift = _drift(relative(times, shapes), window)
         if (abs(drift) <= SETTLED).all() or perf_counter() > end:
             return len(times), drift
-        more = time_rounds(calls, 0.0, rng, least=1)
+        more = time_rounds(calls, 0.0, rng, 1, lead)
         times, shapes = np.concatenate([times, more[0]]), np.concatenate([shapes, more[1]])
 
 
@@ -133,11 +141,19 @@ def _drift(times: np.ndarray, window: int) -> np.ndarray:
     return drift
 
 
-def _round(calls: Sequence[Call], rng: np.random.Generator) -> np.ndarray:
+def _round(calls: Sequence[Call], rng: np.random.Generator, lead: int) -> np.ndarray:
     times = np.empty(len(calls))
     for column in rng.permutation(len(calls)):
-        times[column] = _run(calls[column])
+        times[column] = _run_after(calls[column], lead)
     return times
+
+
+def _run_after(call: Call, lead: int) -> int:
+    """Nanoseconds of one call after `lead` others, unless it is a long one."""
+    spent = _run(call)
+    for _ in range(lead if spent < LONG * 1e9 else 0):
+        spent = _run(call)
+    return spent
 
 
 def _run(call: Call) -> int:

@@ -28,7 +28,7 @@ from compressor.onnx.runtime import Runnable, Stateful, open_graph
 from compressor.parts import MODEL_FILE, STATE_FILE, Kind, Part, write_parts
 
 SCORES_FILE = "scores.onnx"
-SEGMENT, STEP = "segment", "step"
+SEGMENT, PROMPT, STEP = "segment", "prompt", "step"
 PIECES = (5, 1, 3, 8, 2)
 """Lengths of pieces in which a text is read to compare with one pass."""
 TEXTS = ((1, 1), (2, 23), (3, 9))
@@ -72,12 +72,15 @@ def initial_state(model: PreTrainedModel, kind: Kind, batch: int) -> dict[str, T
 
 
 def _parts(model: PreTrainedModel, kind: Kind) -> list[Part]:
-    """What is timed: a segment of the benchmark's length, and one token more; both after a full memory."""
+    """What is timed, after a full memory: a segment of the benchmark's length that is scored, the same that is only
+    read, with the logits of what comes next (all layers, and hardly any softmax), and one token more.
+    """
     full: dict[str, Any] = {"memory_length": memory_length(model.config) or "sequence"}
     remembers = full if kind != "none" else {}
     words = model.config.vocab_size  # of an adaptive softmax they tell which of its parts are computed
     return [
         Part(SEGMENT, SCORES_FILE, remembers if memory_length(model.config) else {}, vocabulary=words),
+        Part(PROMPT, MODEL_FILE, remembers, vocabulary=words),
         Part(
             STEP, MODEL_FILE, {"sequence_length": 1, **remembers} if kind != "none" else {}, vocabulary=words
         ),

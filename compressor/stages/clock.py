@@ -11,6 +11,7 @@ from compressor.files import read_json, write_json
 from compressor.pruning.context import Timing
 from compressor.pruning.target import At, Precision, Target
 from compressor.stages.base import Work
+from compressor.stages.benchmark import VERSION
 from compressor.stages.timing import Models, export_as, time_models
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from compressor.benchmark.latency_table import LatencyTable
     from compressor.cell import Cell
 
-FORMAT = 2
-"""Raised when `timing.json` holds other keys: older files are measured again."""
 SECONDS, PROCESSES = 1.0, 4
 """Timed seconds in each process, and processes, of a model that is only a step on the way."""
 
@@ -72,7 +71,7 @@ class Clock:
             )
             write_json(path, times)
 
-        stored = self.work.kept("timing", FORMAT, *self._where, name, base, precision) / "timing.json"
+        stored = self.work.kept("timing", *self._where, name, base, precision) / "timing.json"
         self.work.once(stored, make)
         times = read_json(stored)
         row = times["speedup"]["pruned"]
@@ -102,4 +101,4 @@ class Clock:
         """What timings depend on beside the models."""
         from compressor.benchmark.machine import fingerprint, machine_key
 
-        return machine_key(fingerprint()), self._cell.keys()
+        return VERSION, machine_key(fingerprint()), self._cell.keys()

@@ -44,7 +44,7 @@ class Quantize(Stage):
     """
 
     verb: ClassVar[str] = "quantize"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     mode: Literal["dynamic", "static", "fp16", "auto"] = "dynamic"
     operators: list[Literal["MatMul", "Gather"]] = ["MatMul", "Gather"]

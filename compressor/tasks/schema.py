@@ -53,7 +53,7 @@ METRICS = {  # the first is the default; regression's are below
     "summarization": ("rougeL", "rouge1", "rouge2", "rougeLsum"),
 }
 PARTS: dict[str, tuple[str, ...]] = {
-    "language-modeling": ("segment", "step"),
+    "language-modeling": ("segment", "prompt", "step"),
     "summarization": ("generation", "encoder", "first_token", "next_token"),
 }
 """What is timed of models that do a task in several parts, the most telling one first; of others `forward`."""

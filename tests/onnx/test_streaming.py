@@ -156,10 +156,11 @@ def test_a_wrong_graph_fails(tmp_path: Path) -> None:
         check_parity(model, tmp_path, 1e-4)
 
 
-def test_what_is_timed_is_a_segment_and_one_token_after_a_full_memory(tmp_path: Path) -> None:
+def test_what_is_timed_is_a_segment_scored_or_read_and_one_token_after_a_full_memory(tmp_path: Path) -> None:
     export_model(tiny_decoder(), TASK, 18, tmp_path)
-    segment, step = parts_of(tmp_path)
+    segment, prompt, step = parts_of(tmp_path)
     assert (segment.name, segment.graph, segment.sizes) == ("segment", SCORES_FILE, {"memory_length": MEMORY})
+    assert (prompt.name, prompt.graph, prompt.sizes) == ("prompt", MODEL_FILE, {"memory_length": MEMORY})
     assert (step.name, step.graph) == ("step", MODEL_FILE)
     assert step.sizes == {"sequence_length": 1, "memory_length": MEMORY}
 

@@ -118,7 +118,7 @@ def test_gpt2(prune: str, export: str, tmp_path: Path) -> None:
     drop = pruned["metric_drop"]
     assert drop["value"] == pytest.approx(pruned["metric"]["value"] - dense["metric"]["value"])
     assert drop["ci95"][0] < drop["value"] < drop["ci95"][1]
-    assert {row["part"] for row in pruned["latency"]} == {"segment", "step"}
+    assert {row["part"] for row in pruned["latency"]} == {"segment", "prompt", "step"}
     assert max(v["parity"]["max_abs_error"] for n, v in results["variants"].items() if "fp32" in n) < 1e-4
     assert 0.5 < results["variants"]["pruned_int8"]["parity"]["agreement"] < 1
     assert "perplexity" in printed
@@ -145,7 +145,7 @@ def test_all_attention_streams_as_pytorch_does(memory: str, tmp_path: Path) -> N
     assert set(manifest["graphs"]) == {"model.onnx", "scores.onnx"}
     name = "memory" if memory == "hidden" else "memory.0"
     assert manifest["state"][name] == {"output": f"{name}_out", "length": 0, "value": 0.0, "limit": None}
-    assert {part["name"] for part in manifest["parts"]} == {"segment", "step"}
+    assert {part["name"] for part in manifest["parts"]} == {"segment", "prompt", "step"}
     by_torch, by_onnx = (evaluated(recipe, output / name) for name in ("finetune-2", "artifacts/pruned_fp32"))
     np.testing.assert_allclose(by_torch, by_onnx, rtol=1e-4)
 
@@ -187,5 +187,5 @@ def test_characters_are_scored_in_bits(tmp_path: Path) -> None:
 
 def test_the_shipped_recipe_makes_sense() -> None:
     recipe = load_recipe(Path(__file__).parents[2] / "recipes" / "gpt2_head_gates.yaml").recipe
-    assert recipe.benchmark.parts == ["segment", "step"]
+    assert recipe.benchmark.parts == ["segment", "prompt", "step"]
     assert class_named("AutoModelForLanguageModeling")

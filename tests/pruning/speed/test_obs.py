@@ -63,6 +63,29 @@ def test_the_growth_adds_up_to_the_error_and_the_solution_is_least_squares(
         assert sum(growth[: units - count]) == pytest.approx(error, rel=1e-7, abs=1e-8)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_least_squares_do_what_scales_of_the_kept_units_do_and_more(size: int) -> None:
+    """Mask tuning (Kwon et al. 2022) only scales what each kept unit gives: 1 each where nothing was removed."""
+    units = 6
+    inputs, covariance, weight = problem(units, size)
+    mean, bias = inputs.mean(dim=0), torch.zeros(len(weight), dtype=torch.float64)
+    order = removal_order(covariance, weight, size)[0]
+    solver = LeastSquares(weight, bias, mean, covariance, order, size)
+    around = inputs - mean
+    wanted = (around @ weight.T).flatten()
+    for count in range(1, units + 1):
+        kept = solver.kept(count)
+        parts = [_columns(torch.tensor([unit]), size) for unit in kept]
+        given = torch.stack([(around[:, at] @ weight[:, at].T).flatten() for at in parts], dim=1)
+        scales = torch.linalg.lstsq(given, wanted).solution
+        solved = solver.solve(count)[0]
+        left = (around @ solved.T).flatten() - wanted
+        assert left.square().mean() <= (given @ scales - wanted).square().mean() * (1 + 1e-3) + 1e-6
+        if count == units:
+            torch.testing.assert_close(scales, torch.ones_like(scales))
+            torch.testing.assert_close(solved, weight, rtol=1e-6, atol=1e-6)
+
+
 def test_blocks_choose_nearly_as_well_as_one_at_a_time() -> None:
     _, covariance, weight = problem(64, 1, seed=3)
     exact = torch.tensor(removal_order(covariance, weight, 1, 1)[1]).cumsum(0)

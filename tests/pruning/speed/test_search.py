@@ -87,6 +87,30 @@ def test_with_equal_costs_it_is_the_search_of_kwon_et_al(seed: int) -> None:
     assert heads.sum() + neurons.sum() - lost == pytest.approx(best)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_it_keeps_at_least_what_one_threshold_for_all_keeps(seed: int) -> None:
+    """K-prune's: a threshold on scores a unit of time rises until what is left fits, sub-layer by sub-layer."""
+    dice = np.random.default_rng(seed)
+    unit_ms = [7.0, 2.0, 7.0, 2.0]
+    scores = [np.sort(dice.random(size))[::-1] for size in (8, 24, 8, 24)]
+    budget = 100.0  # of 208: whole numbers are whole steps of it
+    room, kept = budget, []
+    for at in range(len(scores)):
+        left = list(zip(unit_ms[at:], scores[at:], strict=True))
+        levels = sorted({0.0, *(float(value / ms) for ms, row in left for value in row), 1.0})
+        fits = (one for one in levels if sum(ms * (row / ms >= one).sum() for ms, row in left) <= room)
+        kept.append(int((scores[at] / unit_ms[at] >= next(fits)).sum()))
+        room -= unit_ms[at] * kept[-1]
+        assert room >= 0
+    times = [ms * np.arange(len(row) + 1) for ms, row in zip(unit_ms, scores, strict=True)]
+    costs = [row.sum() - np.concatenate([[0.0], np.cumsum(row)]) for row in scores]
+    chosen = cheapest(times, costs, budget)
+    assert chosen is not None
+    assert sum(time[at] for time, at in zip(times, chosen, strict=True)) <= budget
+    lost = [sum(cost[at] for cost, at in zip(costs, which, strict=True)) for which in (chosen, kept)]
+    assert lost[0] <= lost[1] + 1e-9
+
+
 MENUS = [
     Menu(("encoder", i, "ffn"), (None, 4, 8), np.array([0.0, 5.0, 10.0]), np.array([1.0, 0.5, 0.0]))
     for i in range(6)

@@ -57,15 +57,15 @@ def measure(
     raw_dir: Path | None = None,
     overrides: Shapes | None = None,
     lengths: Sequence[int] | None = None,
-    lead: int = LEAD,
+    lead: float = LEAD,
 ) -> Measurement:
     """Time `models` (name: ONNX file, or a folder of several) in every cell, and compare each with `reference`.
 
     A cell takes `processes` (two or more) fresh processes. Each opens all models, warms them up, and runs
-    them in turns, in random order, for `seconds` and at least five rounds; `lead` runs of a model, unless they
-    are long, come before the one that is timed. `progress` gets a text and the fraction done; `raw_dir` gets
-    the single runs (`raw` in a row names the file, relative to it); `overrides` are the shapes of unusual
-    inputs.
+    them in turns, in random order, for `seconds` and at least five rounds; each model runs for `lead`
+    seconds before the run that is timed, unless that is a long one. `progress` gets a text and the fraction
+    done; `raw_dir` gets the single runs (`raw` in a row names the file, relative to it); `overrides` are the
+    shapes of unusual inputs.
 
     A cell with `sequence_length` "data" times the real `lengths` (in tokens) of a data set, without padding:
     sixteen of them, at even steps through the sorted ones, stand for all. Its p50 is that of the mix, its

@@ -15,9 +15,9 @@ from compressor.cell import Provider
 from compressor.errors import RunError, UserError
 from compressor.parts import FORWARD
 
-LEAD = 2
-"""Runs of a model before each that is timed, which finds the caches as where the model is served alone. Right after
-other models, whose weights fill them, a fifth of MiniLM took a quarter longer, and small models looked slow.
+LEAD = 0.02
+"""Seconds for which a model runs before each run that is timed, which so finds the caches as where the model is
+served alone. Right after other models, whose weights fill them, a fifth of MiniLM took a quarter longer.
 """
 
 
@@ -27,7 +27,8 @@ class Job:
 
     With `sessions` above zero it runs that many sessions of each model side by side instead and counts
     examples. `first` is the model that is opened first; `overrides` are input shapes for `random_inputs`; `part`
-    is what of the models is run; `lead` how many runs of a model come before each that is timed.
+    is what of the models is run; `lead` for how many seconds a model runs before each
+    run that is timed.
     """
 
     models: list[str]
@@ -40,7 +41,7 @@ class Job:
     sessions: int = 0
     overrides: dict[str, tuple[int, ...]] = field(default_factory=dict)
     part: str = FORWARD
-    lead: int = LEAD
+    lead: float = LEAD
 
     @classmethod
     def from_json(cls, text: str) -> "Job":

@@ -58,11 +58,11 @@ def time_rounds(
     seconds: float,
     rng: np.random.Generator,
     least: int = LEAST_ROUNDS,
-    lead: int = 0,
+    lead: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Time `calls[shape][column]` in rounds, all columns of one shape each in random order.
 
-    Each is timed after `lead` runs of its own.
+    Each is timed after `lead` seconds of its own runs.
 
     Every shape gets its round, in random order, before any gets the next. Ends after `seconds` and `least`
     rounds. Returns milliseconds [rounds, columns] and the shape of each round.
@@ -117,7 +117,7 @@ def _opened(model: Path, job: Job, **options: bool) -> Callable[[int, int], tupl
 
 
 def _warm_up(
-    calls: Sequence[Sequence[Call]], seconds: float, rng: np.random.Generator, lead: int = 0
+    calls: Sequence[Sequence[Call]], seconds: float, rng: np.random.Generator, lead: float = 0.0
 ) -> tuple[int, np.ndarray]:
     """Run two windows of rounds, then on until no model drifts or half of `seconds` is over.
 
@@ -141,19 +141,21 @@ def _drift(times: np.ndarray, window: int) -> np.ndarray:
     return drift
 
 
-def _round(calls: Sequence[Call], rng: np.random.Generator, lead: int) -> np.ndarray:
+def _round(calls: Sequence[Call], rng: np.random.Generator, lead: float) -> np.ndarray:
     times = np.empty(len(calls))
     for column in rng.permutation(len(calls)):
         times[column] = _run_after(calls[column], lead)
     return times
 
 
-def _run_after(call: Call, lead: int) -> int:
-    """Nanoseconds of one call after `lead` others, unless it is a long one."""
-    spent = _run(call)
-    for _ in range(lead if spent < LONG * 1e9 else 0):
-        spent = _run(call)
-    return spent
+def _run_after(call: Call, lead: float) -> int:
+    """Nanoseconds of one call after `lead` seconds of others, unless it is a long one."""
+    before = _run(call)
+    if not lead or before > LONG * 1e9:
+        return before
+    while before < lead * 1e9:
+        before += _run(call)
+    return _run(call)
 
 
 def _run(call: Call) -> int:

@@ -1,5 +1,6 @@
 """What happens inside a measuring process."""
 
+import itertools
 import time
 
 import numpy as np
@@ -33,23 +34,16 @@ def test_every_shape_gets_its_round_before_any_gets_the_next():
     assert [shape for shape, _ in log[1::2]] == shapes.tolist()
 
 
-def test_a_model_is_timed_after_runs_of_its_own():
+def test_a_model_is_timed_after_runs_of_its_own_but_a_long_one_at_once(monkeypatch):
     log = []
-    times, _ = time_rounds(
-        [[noting(log, "a"), noting(log, "b")]], 0.0, np.random.default_rng(0), least=50, lead=2
-    )
-    assert times.shape == (50, 2)
-    assert len(log) == 50 * 2 * 3
-    assert all(len(set(log[at : at + 3])) == 1 for at in range(0, len(log), 3))
-
-
-def test_the_last_of_the_runs_counts_but_of_a_long_one_the_first(monkeypatch):
-    seconds = {"short": iter([0.09, 0.05, 0.03]), "long": iter([0.11, 0.05, 0.03])}
-    monkeypatch.setattr(worker, "_run", lambda call: int(1e9 * next(seconds[call()])))
-    times, _ = time_rounds(
-        [[lambda: "short", lambda: "long"]], 0.0, np.random.default_rng(0), least=1, lead=2
-    )
-    assert times.tolist() == [[30, 110]]
+    seconds = {"short": 0.008, "even": 0.03, "long": 0.11}
+    monkeypatch.setattr(worker, "_run", lambda call: log.append(call()) or int(1e9 * seconds[log[-1]]))
+    calls = [[lambda name=name: name for name in seconds]]
+    times, _ = time_rounds(calls, 0.0, np.random.default_rng(0), least=50, lead=0.02)
+    assert times.tolist() == [[8, 30, 110]] * 50
+    runs = [len(list(group)) for _name, group in itertools.groupby(log)]
+    assert {name: log.count(name) / 50 for name in seconds} == {"short": 4, "even": 2, "long": 1}
+    assert len(runs) > 100  # in a row
 
 
 def test_times_are_milliseconds_and_the_time_is_kept():

@@ -17,6 +17,8 @@ from compressor.report.rows import metric_header, variant_rows
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
+IN_TURNS = "\\*"
+"""Marks runs that were timed before the harness ran a model alone for a moment before each timed run."""
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
@@ -35,12 +37,20 @@ def table(folder: Path = RESULTS) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, _path, results in runs(folder):
+        if any("lead" not in one for one in results["conditions"]):
+            name += IN_TURNS
         dense, *variants = sorted(variant_rows(results), key=lambda row: row.role != "baseline")
         for row in variants:
             metric = f"{metric_header(results)} {row.metric} ({dense.metric})"
             timed = [row.speedup, f"{row.p50} ({dense.p50})", f"{row.size} ({dense.size})"]
             lines.append(f"| {' | '.join([name, row.name, metric, row.drop, *timed])} |")
             name = ""
+    if any(IN_TURNS in line for line in lines):
+        lines += [
+            "",
+            f"{IN_TURNS} Each run was timed right after another model's, whose weights fill the caches: where a "
+            "small model is served alone, it is faster than that.",
+        ]
     return "\n".join(lines)
 
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 SECONDS, PROCESSES = 1.0, 4
 """Timed seconds in each process, and processes, of a model that is only a step on the way."""
+DISTURBED, TRIES = 0.05, 3
+"""How much longer than at its best the dense model takes where something else has its share of the machine, which
+slows small models by more; and how often at most such a moment is waited out.
+"""
 
 
 @dataclass
@@ -54,14 +58,17 @@ class Clock:
         return LatencyTable.from_json(read_json(stored))
 
     def timing(self, name: str, model: Callable[[], PreTrainedModel], precision: Precision) -> Timing:
-        """How fast a model is beside the dense one, in short: what is released is measured again at length."""
+        """How fast a model is beside the dense one, in short: what is released is measured again at length.
+
+        A measurement beside which the dense model was slower than it has been is made again.
+        """
         keys = self.work.benchmark
         same = self.target is not None and self.target.at.relative_to == "same-precision"
         base: Precision = precision if same else "fp32"
 
-        def make(path: Path) -> None:
+        def measured() -> dict[str, Any]:
             models: Models = {"dense": self._exported_dense(base), "pruned": model}
-            times = time_models(
+            return time_models(
                 self.work,
                 self._cell,
                 models,
@@ -69,7 +76,9 @@ class Clock:
                 seconds=min(SECONDS, keys.seconds),
                 processes=PROCESSES,
             )
-            write_json(path, times)
+
+        def make(path: Path) -> None:
+            write_json(path, self._undisturbed(measured, base))
 
         stored = self.work.kept("timing", *self._where, name, base, precision) / "timing.json"
         self.work.once(stored, make)
@@ -77,6 +86,19 @@ class Clock:
         row = times["speedup"]["pruned"]
         ci95, ms_ci95 = tuple(row["ci95"]), tuple(times["p50_ci95"]["pruned"])
         return Timing(times["p50_ms"]["pruned"], row["value"], ci95, row["noisy"], ms_ci95)
+
+    def _undisturbed(self, measured: Callable[[], dict[str, Any]], base: Precision) -> dict[str, Any]:
+        """Of a few measurements the first beside which the dense model took about its best time, else the nearest."""
+        best = self.work.kept("dense-time", *self._where, base) / "best.json"
+        found: list[dict[str, Any]] = []
+        while len(found) < TRIES:
+            found.append(measured())
+            taken = found[-1]["p50_ms"]["dense"]
+            least = min([taken, *([read_json(best)] if best.exists() else [])])
+            write_json(best, least)
+            if taken <= (1 + DISTURBED) * least:
+                break
+        return min(found, key=lambda times: times["p50_ms"]["dense"])
 
     def _exported_dense(self, precision: Precision) -> Path:
         """The run's own model as it came: exported once, as many are timed beside it."""

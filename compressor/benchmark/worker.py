@@ -20,6 +20,8 @@ from compressor.parts import graph_file, part_of
 
 LONG = 0.1
 """Seconds: a run that takes longer is as long whatever ran before it."""
+IN_A_ROW = 3
+"""Runs of a model that are timed once it has had its lead."""
 LEAST_ROUNDS = 5
 """Timed rounds at least, in each of several processes."""
 WINDOW = 5
@@ -62,18 +64,19 @@ def time_rounds(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Time `calls[shape][column]` in rounds, all columns of one shape each in random order.
 
-    Each is timed after `lead` seconds of its own runs.
+    Each runs once; with a `lead` for so many seconds and then, timed, a few times in a row.
 
     Every shape gets its round, in random order, before any gets the next. Ends after `seconds` and `least`
-    rounds. Returns milliseconds [rounds, columns] and the shape of each round.
+    runs of each. Returns milliseconds [runs, columns] and the shape of each run.
     """
     rows: list[np.ndarray] = []
     shapes: list[int] = []
     end = perf_counter() + seconds
     while perf_counter() < end or len(rows) < least:
         for shape in rng.permutation(len(calls)):
-            rows.append(_round(calls[shape], rng, lead))
-            shapes.append(int(shape))
+            made = _round(calls[shape], rng, lead)
+            rows.extend(made)
+            shapes += [int(shape)] * len(made)
     return np.array(rows) / 1e6, np.array(shapes)
 
 
@@ -142,20 +145,21 @@ def _drift(times: np.ndarray, window: int) -> np.ndarray:
 
 
 def _round(calls: Sequence[Call], rng: np.random.Generator, lead: float) -> np.ndarray:
-    times = np.empty(len(calls))
+    """Nanoseconds [runs, columns]: a run of each model, or with a `lead` a few in a row."""
+    times = np.empty((IN_A_ROW if lead else 1, len(calls)))
     for column in rng.permutation(len(calls)):
-        times[column] = _run_after(calls[column], lead)
+        times[:, column] = _run_after(calls[column], lead, len(times))
     return times
 
 
-def _run_after(call: Call, lead: float) -> int:
-    """Nanoseconds of one call after `lead` seconds of others, unless it is a long one."""
-    before = _run(call)
-    if not lead or before > LONG * 1e9:
-        return before
-    while before < lead * 1e9:
-        before += _run(call)
-    return _run(call)
+def _run_after(call: Call, lead: float, runs: int) -> list[int]:
+    """Nanoseconds of calls in a row after `lead` seconds of others, unless they are long ones."""
+    first = spent = _run(call)
+    if lead and first <= LONG * 1e9:
+        while spent < lead * 1e9:
+            spent += _run(call)
+        first = _run(call)
+    return [first, *(_run(call) for _ in range(runs - 1))]
 
 
 def _run(call: Call) -> int:

@@ -39,11 +39,10 @@ def test_a_model_is_timed_after_runs_of_its_own_but_a_long_one_at_once(monkeypat
     seconds = {"short": 0.008, "even": 0.03, "long": 0.11}
     monkeypatch.setattr(worker, "_run", lambda call: log.append(call()) or int(1e9 * seconds[log[-1]]))
     calls = [[lambda name=name: name for name in seconds]]
-    times, _ = time_rounds(calls, 0.0, np.random.default_rng(0), least=50, lead=0.02)
-    assert times.tolist() == [[8, 30, 110]] * 50
-    runs = [len(list(group)) for _name, group in itertools.groupby(log)]
-    assert {name: log.count(name) / 50 for name in seconds} == {"short": 4, "even": 2, "long": 1}
-    assert len(runs) > 100  # in a row
+    times, _ = time_rounds(calls, 0.0, np.random.default_rng(0), least=150, lead=0.02)
+    assert times.tolist() == [[8, 30, 110]] * 150
+    assert {name: log.count(name) / 50 for name in seconds} == {"short": 6, "even": 4, "long": 3}
+    assert len(list(itertools.groupby(log))) > 100  # in a row
 
 
 def test_times_are_milliseconds_and_the_time_is_kept():

@@ -22,6 +22,8 @@ from compressor.schema import suggest
 DEFAULTS = BenchmarkKeys()
 DATA_LENGTHS = 16
 """How many lengths stand for the distribution of a data set's."""
+SLOWER = 0.08
+"""How much longer than in the fastest process models take in one that had to share the machine: it is set aside."""
 SPINNING = {"cpu": "onnxruntime's default, in one thread pool for all models", "cuda": "does not apply"}
 
 Progress = Callable[[str, float], None]
@@ -112,13 +114,23 @@ def _shapes(cell: Cell, lengths: Sequence[int] | None) -> list[tuple[int, int]]:
 def _time_cell(
     cell: Cell, models: tuple[str, ...], job: Job, processes: int, progress: Progress
 ) -> tuple[Samples, dict[str, Any]]:
-    """Run `job` in `processes` processes, and watch what else the machine does meanwhile."""
+    """Run `job` in `processes` processes, and watch what else the machine does meanwhile.
+
+    Where some are slower than others, as many again are run at most, and the fastest of all are kept: what shares the
+    machine slows small models by more than large ones, and so changes how they compare.
+    """
     before = snapshot()
-    results = []
-    for process in range(processes):
-        progress(f"timing {cell}: process {process + 1} of {processes}", process / processes)
-        results.append(run_in_fresh_process(job.again(process)))
+    results: list[Mapping[str, np.ndarray]] = []
+    while len(results) < processes or (
+        len(results) < 2 * processes and np.sort(slowness(results))[processes - 1] > SLOWER
+    ):
+        number, again = len(results) % processes, len(results) // processes
+        text = f"timing {cell}: process {number + 1} of {processes}{' again, as some were slower' if again else ''}"
+        progress(text, number / processes)
+        results.append(run_in_fresh_process(job.again(len(results))))
     seen = between(before, snapshot())
+    set_aside = len(results) - processes
+    results = [results[kept] for kept in np.sort(np.argsort(slowness(results))[:processes])]
     count = len(models)
     samples = Samples(
         cell=cell,
@@ -131,6 +143,7 @@ def _time_cell(
     return samples, {
         **cell.keys(),
         "processes": processes,
+        "set_aside": set_aside,
         "seconds": job.seconds,
         "lead": job.lead,
         "spinning": SPINNING[cell.provider],
@@ -139,6 +152,13 @@ def _time_cell(
         "beside": seen,
         "disturbance": disturbance(seen),
     }
+
+
+def slowness(results: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """How much longer than in the fastest process the models took in each, [processes]: a fraction, their mean."""
+    medians = np.log([np.median(result["ms"], axis=0) for result in results])
+    found: np.ndarray = np.expm1((medians - medians.min(axis=0)).mean(axis=1))
+    return found
 
 
 def _settled(drifts: Sequence[np.ndarray]) -> bool:

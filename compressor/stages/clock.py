@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 SECONDS, PROCESSES = 1.0, 4
 """Timed seconds in each process, and processes, of a model that is only a step on the way."""
-DISTURBED, TRIES = 0.05, 3
-"""How much longer than at its best the dense model takes where something else has its share of the machine, which
-slows small models by more; and how often at most such a moment is waited out.
+DISTURBED, TRIES = 0.08, 2
+"""How much longer than at its best the dense model takes where something else has its share of the machine all the
+time, which slows small models by more; and how many measurements are made at most to wait for a better moment.
 """
 
 

@@ -62,6 +62,37 @@ def test_rows_raw_samples_and_conditions(models, tmp_path):
     assert row["p50_ms"] == pytest.approx(np.sqrt(medians[0] * medians[1]), rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("dense_ms", "run", "kept"),
+    [
+        ([8.0, 8.3, 8.1], 3, [8.0, 8.3, 8.1]),
+        ([8.0, 11.0, 8.1, 11.0, 8.2], 5, [8.0, 8.1, 8.2]),
+        ([11.0, 8.0, 11.5, 8.1, 11.0, 11.2], 6, [11.0, 8.0, 8.1]),
+        ([11.0, 11.1, 11.2], 3, [11.0, 11.1, 11.2]),
+    ],
+)
+def test_processes_that_shared_the_machine_are_set_aside(models, monkeypatch, dense_ms, run, kept):
+    """The other model is slowed by more; the wait ends after as many processes again."""
+    made = iter(dense_ms)
+
+    def result(_job):
+        dense = next(made)
+        ms = np.array([[dense, dense**2 / 16]] * 10)
+        return {
+            "ms": ms,
+            "shape": np.zeros(10, int),
+            "cold_ms": ms[0],
+            "drift": ms[0] * 0,
+            "warmup_rounds": 10,
+        }
+
+    monkeypatch.setattr(harness, "run_in_fresh_process", result)
+    found = measure(models, [CELL], reference="slow", seconds=0.1, processes=3)
+    assert [ms[0, 0] for ms in found.samples[0].ms] == kept
+    assert found.conditions[0]["set_aside"] == run - 3
+    assert not list(made)
+
+
 def test_real_lengths_are_one_more_cell(models):
     lengths = [8] * 90 + [300] * 10
     real = Cell("cpu", 1, 1, DATA)

@@ -91,7 +91,19 @@ def drift(results: Results) -> str | None:
 
 def notes(results: Results) -> list[str]:
     """What a reader of the figures should know besides."""
-    return [note for note in (drift(results), gentler(results)) if note]
+    return [note for note in (drift(results), shared(results), gentler(results)) if note]
+
+
+def shared(results: Results) -> str | None:
+    """That something else had its share of the machine while variants were timed, if so."""
+    conditions = results.get("conditions") or []
+    aside, counted = (sum(one.get(key, 0) for one in conditions) for key in ("set_aside", "processes"))
+    if not aside:
+        return None
+    return (
+        f"{aside} of {aside + counted} measuring processes were set aside: everything took longer in them, as where "
+        "something else shares the machine. A server that shares it all the time is slower than shown here."
+    )
 
 
 def gentler(results: Results) -> str | None:

@@ -167,6 +167,8 @@ def _tables(models: dict[str, Path], measured: Measurement, counted: Rows) -> li
 
 def _warnings(seen: dict[str, Any]) -> list[Text]:
     found = [f"not a quiet machine: {seen['disturbance']}"] if seen["disturbance"] else []
+    if seen["set_aside"]:
+        found.append(f"set aside, as everything took longer in them: {seen['set_aside']} processes")
     if not seen["settled"]:
         found.append("the warm-up ended before the times had settled; give more --seconds")
     return [Text(line, style="yellow") for line in found]

@@ -286,6 +286,13 @@ def test_a_machine_that_was_another_one_while_speeds_were_aimed_at(results: dict
     assert drift(results) is None  # of another cell than the page's
 
 
+def test_processes_that_were_set_aside_are_told(results: dict, tmp_path: Path) -> None:
+    said = "2 of 18 measuring processes were set aside"
+    for aside, told in (([2, 0], True), ([0, 0], False)):
+        results["conditions"] = [{"processes": 8, "set_aside": number} for number in aside]
+        assert (said in Reader(report(results, tmp_path)).text) is told
+
+
 def test_what_lost_too_much_at_once_is_told_the_gradual_way(results: dict, tmp_path: Path) -> None:
     member = results["final"].rpartition("_")[0]
     results["pruning"] = [{"stage": "fast", "members": {member: aimed("speedup", 2.0)}}]

@@ -16,6 +16,8 @@ TOLERANCE = 0.02
 """A model may be so much faster than asked; slower it may not be."""
 ROUNDS = 6
 """Models that are exported and measured at most, for one target."""
+SEARCHED = 3
+"""Of these, so many at least are searched for; then they grow from one that is too fast, where they can."""
 STEP, STEPS = TOLERANCE / 4, 12
 """Where a budget leads to a model that was measured already: how far the next budget is, and how many are tried."""
 FIRST, AGAIN = 0, 1
@@ -47,6 +49,7 @@ def aim(
     measure: Callable[[Choice, int], Timing],
     reach: Callable[[Timing], float],
     tolerance: float = TOLERANCE,
+    grow: Callable[[Choice, float], Choice | None] | None = None,
 ) -> list[Attempt[Choice]]:
     """Candidates until one is as fast as asked and at most `tolerance` faster; that is the last one, the best.
 
@@ -55,6 +58,9 @@ def aim(
     moves on from there by small steps. What would be taken is measured `AGAIN` and must still seem right by both
     together: of several models whose readings scatter, one that was lucky is otherwise taken too often. Where
     `search` finds nothing new, the best so far is taken: the slowest that is fast enough, else the fastest.
+
+    A little more budget may lead to quite another model. So the last of the tries `grow` from the slowest that is too
+    fast: what they give in that budget keeps all that it has.
     """
 
     def read_again(attempt: Attempt[Choice]) -> Attempt[Choice]:
@@ -63,8 +69,12 @@ def aim(
 
     attempts: list[Attempt[Choice]] = []
     factor = 1.0
-    for _ in range(ROUNDS):
-        choice = _unmeasured(search, asked_ms * factor / (1 + tolerance / 2), attempts, tolerance)
+    for number in range(ROUNDS):
+        choice = _grown(grow, attempts, tolerance) if grow and number >= SEARCHED else None
+        if choice is None:
+            choice = _unmeasured(search, asked_ms * factor / (1 + tolerance / 2), attempts, tolerance)
+        if choice is None and grow:
+            choice = _grown(grow, attempts, tolerance)
         if choice is None:
             break
         timing = measure(choice, FIRST)
@@ -96,6 +106,23 @@ def _unmeasured(
         if known is None:
             return choice
         budget *= 1 + STEP if known.reach > 1 + tolerance else 1 / (1 + STEP)
+    return None
+
+
+def _grown(
+    grow: Callable[[Choice, float], Choice | None], attempts: Sequence[Attempt[Choice]], tolerance: float
+) -> Choice | None:
+    """A choice that was not measured, larger than the slowest that is too fast, smaller than what grew too slow."""
+    fast = [one for one in attempts if one.reach > 1 + tolerance]
+    if not fast:
+        return None
+    base = min(fast, key=lambda one: one.reach)
+    room = base.predicted_ms * (base.reach / (1 + tolerance / 2) - 1)
+    for _ in range(STEPS):
+        choice = grow(base.choice, base.predicted_ms + room)
+        if choice is None or all(one.choice != choice for one in attempts):
+            return choice
+        room /= 2
     return None
 
 

@@ -55,6 +55,13 @@ class Candidates:
         """The cheapest candidate that takes so long by the table, if there is one."""
         return choose(self.menus, ms - self.rest_ms, coefficients)
 
+    def grown(self, choice: Choice, ms: float, coefficients: Array) -> Choice | None:
+        """The cheapest candidate that takes so long by the table and keeps all that a smaller one does, and no more
+        sub-layers.
+        """
+        menus = [menu.at_least(choice[menu.key]) for menu in self.menus]
+        return choose(menus, ms - self.rest_ms, coefficients)
+
     def refined(self, ms: float) -> Array:
         """Coefficients whose cheapest candidate in this time loses least in truth."""
         keys, context = self.origin.keys, self.origin.context
@@ -71,6 +78,7 @@ class Candidates:
             self.predicted,
             self.measure,
             goal.reach,
+            grow=lambda choice, ms: self.grown(choice, ms, coefficients),
         )
 
     def predicted(self, choice: Choice) -> float:

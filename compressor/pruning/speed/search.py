@@ -37,6 +37,12 @@ class Menu:
     ms: Array
     cost: Array
 
+    def at_least(self, units: Units) -> Menu:
+        """Those sizes that are not smaller; of an absent sub-layer none but its absence."""
+        first = self.units.index(units)
+        kept = slice(first, None) if units is not None else slice(first, first + 1)
+        return Menu(self.key, self.units[kept], self.ms[kept], self.cost[kept])
+
 
 def cheapest(times: Sequence[Array], costs: Sequence[Array], budget: float) -> list[int] | None:
     """Of each row of `times` one entry, so that they sum to `budget` at most and their `costs` to the least.

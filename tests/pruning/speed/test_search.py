@@ -257,6 +257,39 @@ def test_readings_that_disagree_do_not_seem_surer_together() -> None:
     assert far.ms_ci95 == pytest.approx((50.0, 100 / 1.8))
 
 
+def test_where_a_little_more_time_is_another_model_the_smaller_one_grows() -> None:
+    """Searched for are models that are 12 % too fast or 9 % too slow; grown is what lies between."""
+    measured = []
+
+    def search(budget: float) -> tuple[str, float]:
+        return ("small", 41.0) if budget < 50.5 else ("large", 51.0)
+
+    def measure(choice: tuple[str, float], _turn: int) -> Timing:
+        measured.append(choice)
+        return timing(100.0 / (choice[1] * (1.07 if choice[0] == "large" else 1.09)))
+
+    def grow(choice: tuple[str, float], ms: float) -> tuple[str, float]:
+        assert choice[0] == "small"
+        return "small", np.floor(ms * 2) / 2
+
+    ways = (search, lambda choice: choice[1], measure, lambda t: t.speedup / 2)
+    assert not aim(50.0, *ways)[-1].hits(TOLERANCE)
+    attempts = aim(50.0, *ways, grow=grow)
+    assert attempts[-1].hits(TOLERANCE)
+    assert attempts[-1].choice[0] == "small"
+    assert len(attempts) <= ROUNDS
+
+
+def test_a_larger_one_keeps_what_a_smaller_one_has() -> None:
+    base: dict[Any, Any] = {("encoder", i, "ffn"): (None, 4, 8)[i % 3] for i in range(6)}
+    menus = [menu.at_least(base[menu.key]) for menu in MENUS]
+    assert choose(menus, 30.0, np.ones(6)) == base
+    grown = choose(menus, 35.0, np.ones(6))
+    assert grown is not None
+    assert sorted(str(grown[key]) for key in base) == ["4", "8", "8", "8", "None", "None"]
+    assert all(base[key] is grown[key] or base[key] < grown[key] for key in base)
+
+
 def test_coarse_sizes_give_the_slowest_that_is_fast_enough() -> None:
     attempts = run(Machine(1.0, 0.0, 0), 2.0, step=8.0)
     assert attempts[-1].reach == pytest.approx(100 / 48 / 2)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from compressor.pruning.speed import Speed
 
-VERSION = 3
+VERSION = 4
 """Raised when databases of older code mean something else."""
 CALIBRATION_TOKENS, PROBE_TOKENS = 50_000, 16_000
 """Tokens of calibration and probe examples at most, whatever their number: what a CPU does in minutes."""

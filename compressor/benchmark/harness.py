@@ -24,6 +24,8 @@ DATA_LENGTHS = 16
 """How many lengths stand for the distribution of a data set's."""
 SLOWER = 0.08
 """How much longer than in the fastest process models take in one that had to share the machine: it is set aside."""
+TELLING = 0.5
+"""Timed seconds from which on a process's medians tell that: those of shorter ones differ as much by chance."""
 SPINNING = {"cpu": "onnxruntime's default, in one thread pool for all models", "cuda": "does not apply"}
 
 Progress = Callable[[str, float], None]
@@ -121,8 +123,9 @@ def _time_cell(
     """
     before = snapshot()
     results: list[Mapping[str, np.ndarray]] = []
+    most = 2 * processes if job.seconds >= TELLING else processes
     while len(results) < processes or (
-        len(results) < 2 * processes and np.sort(slowness(results))[processes - 1] > SLOWER
+        len(results) < most and np.sort(slowness(results))[processes - 1] > SLOWER
     ):
         number, again = len(results) % processes, len(results) // processes
         text = f"timing {cell}: process {number + 1} of {processes}{' again, as some were slower' if again else ''}"

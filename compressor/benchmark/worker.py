@@ -18,6 +18,8 @@ from compressor.benchmark.statistics import relative
 from compressor.errors import UserError
 from compressor.parts import graph_file, part_of
 
+LEADS = 50
+"""At least so many leads would fit into the timed seconds: where little is timed, they are shorter."""
 LONG = 0.1
 """Seconds: a run that takes longer is as long whatever ran before it."""
 IN_A_ROW = 3
@@ -44,8 +46,9 @@ def time_models(job: Job) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(job.seed)
     gc.collect()
     gc.disable()
-    rounds, drift = _warm_up(calls, job.seconds, rng, job.lead)
-    times, shapes = time_rounds(calls, job.seconds, rng, lead=job.lead)
+    lead = min(job.lead, job.seconds / LEADS)
+    rounds, drift = _warm_up(calls, job.seconds, rng, lead)
+    times, shapes = time_rounds(calls, job.seconds, rng, lead=lead)
     return {
         "ms": times,
         "shape": shapes,

@@ -87,7 +87,7 @@ def test_processes_that_shared_the_machine_are_set_aside(models, monkeypatch, de
         }
 
     monkeypatch.setattr(harness, "run_in_fresh_process", result)
-    found = measure(models, [CELL], reference="slow", seconds=0.1, processes=3)
+    found = measure(models, [CELL], reference="slow", seconds=1.0, processes=3)
     assert [ms[0, 0] for ms in found.samples[0].ms] == kept
     assert found.conditions[0]["set_aside"] == run - 3
     assert not list(made)

@@ -20,6 +20,7 @@ class Export(Stage):
     """
 
     verb: ClassVar[str] = "export"
+    version: ClassVar[int] = 2
 
     opset: Annotated[int, Field(ge=14, le=21)] = 18
     # Left out of what identifies the stage where it says nothing: what was exported without it stays.

@@ -17,7 +17,8 @@ from compressor.parts import FORWARD
 
 LEAD = 0.02
 """Seconds for which a model runs before each run that is timed, which so finds the caches as where the model is
-served alone. Right after other models, whose weights fill them, a fifth of MiniLM took 14 % longer (bench/neighbours).
+served alone. Right after other models, whose weights fill them, a fifth of MiniLM took 14 % longer
+(bench/neighbours).
 """
 
 

@@ -34,7 +34,7 @@ BERT = "{model_type: bert, hidden_size: 16, num_hidden_layers: 2, num_attention_
         ("train: word}", "train: wordpiece}", ("'wordpiece' does not serve", "word or bpe or character")),
         ("batch_size: 2", "distill: {teacher: model}", ("stages.dense.distill", "leave it out")),
         ("max_length: 16", "max_length: 64", ("asks for 64 tokens", "at most 32")),
-        ("[16]", "[16], parts: [forward]", ("benchmark.parts", "no part 'forward'", "segment, step")),
+        ("[16]", "[16], parts: [forward]", ("benchmark.parts", "no part 'forward'", "segment, prompt, step")),
         ("export: {}", "export: {memory: hidden}", ("gpt2 has no memory of hidden states", "take cache")),
         (
             "export: {}",

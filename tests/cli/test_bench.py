@@ -113,8 +113,9 @@ def test_a_model_against_a_baseline_with_real_lengths_and_json(
 
 
 def test_what_disturbed_a_cell_stands_below_it():
-    seen = {"disturbance": "other processes ran: make (90% of a core)", "settled": False}
-    first, second = bench._warnings(seen)
+    seen = {"disturbance": "other processes ran: make (90% of a core)", "settled": False, "set_aside": 3}
+    first, second, third = bench._warnings(seen)
     assert "make (90% of a core)" in first.plain
-    assert "more --seconds" in second.plain
-    assert bench._warnings({"disturbance": None, "settled": True}) == []
+    assert "everything took longer in them: 3 processes" in second.plain
+    assert "more --seconds" in third.plain
+    assert bench._warnings({"disturbance": None, "settled": True, "set_aside": 0}) == []

@@ -334,8 +334,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     options = parser.parse_args()
     model = Model(options.artifact, options.threads)
-    for row in model(lines(sys.stdin), options.batch):
-        sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+    try:
+        for row in model(lines(sys.stdin), options.batch):
+            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+    except ValueError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

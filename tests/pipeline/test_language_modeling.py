@@ -81,6 +81,9 @@ def assert_it_serves(recipe: Path, output: Path, variant: str = "pruned_fp32") -
     assert scored["perplexity"] == pytest.approx(metrics["perplexity"], rel=1e-5)
     assert one == again != other
     assert one["continuation"]
+    for wrong in ("20", 0):
+        with pytest.raises(AssertionError, match="how many more to write"):  # of a client that ended
+            serve(artifact, [{"text": "ann sees the", "tokens": wrong}])
 
 
 def assert_its_sample_tells(artifact: Path, altered: Path) -> None:

@@ -15,9 +15,11 @@ from compressor.errors import UserError
 from compressor.files import digest
 from compressor.models import checkpoint
 from compressor.models.architecture import structure_of
+from compressor.models.slicing import slice_model
 from compressor.pruning.greedy import Greedy
 from compressor.pruning.greedy.search import Memo, greedy_order
 from compressor.pruning.greedy.sizes import fewest_for_time, latency_by_size, most_within_drop
+from compressor.pruning.layer_drop import without
 from compressor.pruning.target import Target
 from tests.zoo import tiny_model
 
@@ -219,6 +221,19 @@ def test_the_cheap_search_trains_the_whole_model_once_and_few_candidates_shortly
     assert context.after == [0, 1, 1, 2, 3, 3, 4, 5, 5, 6]  # no half sees the examples as those before it did
     assert len(pruned.structure.layers) == 3
     assert pruned.report["epochs"] == sum(epochs) <= 4.0 * (6 + 5 + 4) / 4
+
+
+@pytest.mark.parametrize("kind", ["full", "screened"])
+def test_layers_of_a_model_that_was_cut_before_have_their_original_numbers(kind: str, tmp_path: Path) -> None:
+    context = Trains(tmp_path, layers=6)
+    context.source = slice_model(context.source, without(structure_of(context.source), [0, 3]))
+    (pruned,) = search(context, drop=2, search=kind)
+    report, left = pruned.report, [layer.index for layer in pruned.structure.layers]
+    assert sorted([*report["dropped"], *left]) == [1, 2, 4, 5]
+    assert sorted(report["order"]) == report["dropped"]
+    named = {int(number) for name in report["candidates"] for number in name.split("-") if name != "none"}
+    assert named == {1, 2, 4, 5} if kind == "full" else named <= {1, 2, 4, 5}
+    assert "-".join(map(str, report["dropped"])) in report["candidates"]
 
 
 def test_the_cheap_search_goes_on_from_the_last_rounds_winner(tmp_path: Path) -> None:

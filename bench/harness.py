@@ -25,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.benchmark.harness import DEFAULTS, measure
 from compressor.benchmark.machine import busy, disturbance, fingerprint, machine_key
+from compressor.benchmark.process import LEAD
 from compressor.benchmark.schema import Cell
 from compressor.benchmark.statistics import trimmed_mean
 from compressor.benchmark.worker import time_rounds
@@ -137,7 +138,7 @@ def load(path: Path) -> dict[str, Any]:
     """What earlier calls measured with the same settings, on any machine, or a fresh start."""
     machine = fingerprint()
     key = machine_key(machine)
-    settings = {**CELL.keys(), "seconds": SECONDS, "processes": PROCESSES}
+    settings = {**CELL.keys(), "seconds": SECONDS, "processes": PROCESSES, "lead": LEAD}
     earlier = read_json(path) if path.is_file() else {}
     if earlier.get("settings") != settings:
         earlier = {"machines": {}, "comparisons": []}
